@@ -10,20 +10,19 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+
+from wsss_lib.data.photos import open_image, read_image, read_image_size
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 IGNORE = 255
-_EXIF_ORIENTATION = 0x0112
 
 
 class VOCDataset:
@@ -173,7 +172,7 @@ class VOCDataset:
 
     def _read_mask(self, id: str) -> np.ndarray:
         path = self.mask_path(id)
-        with _open(path) as image:
+        with open_image(path) as image:
             if image.mode not in ("P", "L"):
                 raise ValueError(
                     f"The mask {path} is of mode {image.mode}, but class ids are read from palette "
@@ -200,13 +199,10 @@ class VOCDataset:
         return self._table_rows(ids, Path(source), known_images)
 
     def _mask_rows(self, ids: list[str]) -> Iterator[np.ndarray]:
+        wanted = np.arange(1, 1 + len(self.classes), dtype=np.uint8)
+
         def row(id: str) -> np.ndarray:
-            return (
-                np.bincount(self._remap[self._read_mask(id)].ravel(), minlength=256)[
-                    1 : 1 + len(self.classes)
-                ]
-                > 0
-            )
+            return np.isin(wanted, self._remap[self._read_mask(id)])
 
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(ids), 256):  # in pieces, so that a small limit reads few masks
@@ -230,59 +226,17 @@ class VOCDataset:
         for name in self.classes:
             if name not in table.columns:
                 raise ValueError(f"{path} has no column for class {name!r}; add it, or leave the class out.")
-        for what, missing in (
-            (
-                "a row for id {!r}, which has no photo; remove it or add the photo",
-                set(table.index) - set(known_images),
-            ),
-            ("no row for image {!r}; add it", set(ids) - set(table.index)),
-        ):
-            if missing:
-                raise ValueError(f"{path} has {what.format(min(missing))} ({len(missing)} such ids).")
-        return table.loc[ids, list(self.classes)].to_numpy()
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Any photo Pillow decodes as (H, W, 3) uint8 RGB.
-
-    EXIF rotation is applied, transparency is laid on white, 16-bit grey is cut to 8 bits; grey, palette and
-    CMYK are converted.
-
-    Raises:
-        ValueError: the file is damaged or no photo.
-    """
-    with _open(Path(path)) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
+        if extra := set(table.index) - set(known_images):
             raise ValueError(
-                f"{path} holds {image.mode} pixels of unknown range; save it with 8 bits a channel."
+                f"{path} has rows for {len(extra)} ids without photo, the first is {min(extra)!r}; "
+                "remove them or add the photos."
             )
-        elif image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))
-
-
-def read_image_size(path: str | Path) -> tuple[int, int]:
-    """(H, W) of `read_image(path)`, from the header of the file."""
-    with _open(Path(path)) as image:
-        width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # 5..8 exchange rows and columns
-    return (width, height) if turned else (height, width)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
-    """Open an image; what Pillow raises on missing or damaged files becomes one sentence."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}; copy it there.") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on damaged PNG
-        raise ValueError(f"{path} is damaged or no image ({error}); replace it by an intact copy.") from error
+        if missing := set(ids) - set(table.index):
+            raise ValueError(
+                f"{path} has no row for {len(missing)} images of the list, the first is {min(missing)!r}; "
+                "add them."
+            )
+        return table.loc[ids, list(self.classes)].to_numpy()
 
 
 def _find_root(root: Path) -> Path:
