@@ -1,0 +1,80 @@
+# Everything runs in .venv, which the first target that needs it creates from requirements.lock.
+# Machine needs: Python 3.11 or 3.12 with its headers, make, and g++ (pydensecrf2 is compiled).
+PRESET    ?= quick
+DATASET   ?= scenes
+UV        := uv==0.13.8
+VENV      := .venv
+RUN       := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+PARTIAL   := $(VENV)/.partial
+
+# A python on the PATH may be a shim that does not run, or lack venv or the headers: each candidate is tried.
+CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3)
+SUITABLE   := import os, sys, ensurepip, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12) \
+	and os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))))
+USABLE     := import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+
+REPRODUCE  = $(RUN) -m wsss_lib.reproduce --preset '$(PRESET)' --dataset '$(DATASET)' \
+	$(if $(ROOT),--root '$(ROOT)') $(if $(CLASSES),--classes $(CLASSES)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(CACHE),--cache '$(CACHE)') $(if $(RESULTS),--results '$(RESULTS)') \
+	$(if $(PARAMETERS),--parameters $(PARAMETERS)) $(if $(FORCE),--force)
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce quickstart test lint lab bench lock clean
+
+help: ## Show this help
+	@echo 'Usage: make TARGET [VARIABLE=value ...]'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@echo 'Variables of reproduce and quickstart:'
+	@echo '  PRESET=smoke|quick|standard|paper  DATASET=scenes|voc2012|...  ROOT=folder  CLASSES="cat cow"'
+	@echo '  SEEDS="0 1 2"  NOTEBOOKS="01 02"  CACHE=folder  RESULTS=folder  PARAMETERS="name=value"  FORCE=1'
+
+install: $(INSTALLED) ## Create .venv with the locked versions (the other targets do it when needed)
+
+# $(PARTIAL) marks an install under way: after an interruption the next call starts from a fresh .venv.
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v g++ >/dev/null || { \
+		echo 'g++ was not found; install it (for example: apt install g++), pydensecrf2 is compiled with it.' >&2; exit 1; }
+	@if [ -e $(PARTIAL) ] || ! $(RUN) -c '$(USABLE)' 2>/dev/null; then \
+		for candidate in $(CANDIDATES); do \
+			if $$candidate -c '$(SUITABLE)' 2>/dev/null; then python=$$candidate; break; fi; \
+		done; \
+		[ -n "$$python" ] || { \
+			echo 'No Python 3.11 or 3.12 with venv and headers among: $(CANDIDATES); install one (for example:' \
+				'apt install python3.12-venv python3.12-dev) or name it with make PYTHON=/its/path.' >&2; exit 1; }; \
+		echo "Creating $(VENV) with $$python" && $$python -m venv --clear $(VENV); \
+	fi
+	@touch $(PARTIAL)
+	@echo 'Installing the locked packages into $(VENV) (once; a minute or more)'
+	@$(RUN) -m pip install --quiet $(UV) \
+		&& $(RUN) -m uv pip install --quiet --python $(RUN) --require-hashes -r requirements.lock \
+		|| { echo 'uv could not install; trying pip' >&2; \
+			$(RUN) -m pip install --quiet --require-hashes -r requirements.lock; }
+	@$(RUN) -m pip install --quiet --no-deps -e .
+	@rm $(PARTIAL) && touch $@
+
+reproduce: $(INSTALLED) ## Run all notebooks; tables and figures go to results/DATASET/PRESET
+	@$(REPRODUCE) $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))
+
+quickstart: $(INSTALLED) ## Run only notebooks/00_quickstart.ipynb
+	@$(REPRODUCE) --notebooks 00_quickstart
+
+test: $(INSTALLED) ## Run the tests
+	@$(RUN) -m pytest
+
+lint: $(INSTALLED) ## Check style and format with ruff
+	@$(RUN) -m ruff check && $(RUN) -m ruff format --check
+
+lab: $(INSTALLED) ## Open the notebooks in JupyterLab
+	@$(RUN) -m jupyterlab notebooks
+
+bench: $(INSTALLED) ## Run every benchmark: time and memory beside the reference way
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script"; done
+
+lock: $(INSTALLED) ## Resolve requirements.lock anew from pyproject.toml
+	@$(RUN) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-header --no-annotate --quiet -o requirements.lock
+
+clean: ## Remove caches and executed notebooks; keep .venv, data, tables and figures
+	@rm -rf cache .pytest_cache .ruff_cache results/*/*/notebooks
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
