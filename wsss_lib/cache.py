@@ -1,0 +1,127 @@
+"""Finished work is never redone: a folder per stage, addressed by what it was made from.
+
+A stage's key is the hash of its name, version, configuration and the keys of its inputs. Work goes on in
+`<key>.partial/`, where checkpoints and finished images let a killed run resume, and is renamed to
+`<key>/` when done, under a lock. Every finished folder holds `provenance.json`.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+PROVENANCE = "provenance.json"
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pydensecrf2",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage.
+
+    path: its folder; key: its address; title: what to call it in tables, e.g. "CAM + RW";
+    labels: what the rows of a table say about it (method, seed, ...).
+    """
+
+    path: Path
+    key: str
+    title: str
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def provenance(self) -> dict[str, Any]:
+        """Stage, configuration, inputs, libraries, commit, device, seconds."""
+        return json.loads((self.path / PROVENANCE).read_text())
+
+
+class Cache:
+    """Folders `<root>/<stage>/<key>/`."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def run(
+        self,
+        stage: str,
+        version: int,
+        config: Mapping[str, Any],
+        inputs: Sequence[str],
+        work: Callable[[Path], None],
+        *,
+        title: str,
+        labels: Mapping[str, Any],
+    ) -> Artifact:
+        """Return the artifact of a stage; call `work(folder)` only if it is not there yet.
+
+        Args:
+            stage: name, also of the folder.
+            version: raise it when the stage's code changes its result.
+            config: all that the result depends on, JSON-serialisable.
+            inputs: keys of the artifacts and data that `work` reads.
+            work: fills the folder it is given; may find there what a killed run left.
+        """
+        description = {"stage": stage, "version": version, "config": config, "inputs": list(inputs)}
+        key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+        done = self.root / stage / key
+        artifact = Artifact(done, key, title, dict(labels))
+        if (done / PROVENANCE).is_file():
+            return artifact
+        partial = done.with_name(f"{key}.partial")
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"The cache {self.root} cannot be written ({error}); give another `cache` folder."
+            ) from error
+        with FileLock(done.with_name(f"{key}.lock")):
+            if (done / PROVENANCE).is_file():  # another process made it while this one waited
+                return artifact
+            resumed = partial.is_dir()
+            partial.mkdir(exist_ok=True)
+            start = time.monotonic()
+            work(partial)
+            seconds = time.monotonic() - start
+            record = description | {"key": key, "title": title, "labels": dict(labels), "resumed": resumed}
+            record |= {"seconds": round(seconds, 1)} | environment()
+            (partial / PROVENANCE).write_text(json.dumps(record, indent=1))
+            os.replace(partial, done)
+        return artifact
+
+
+def environment() -> dict[str, Any]:
+    """Libraries, git commit and device of this process."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    ).stdout.strip()  # fmt: skip
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "commit": commit or "unknown",
+        "python": platform.python_version(),
+        "libraries": {name: package_version(name) for name in LIBRARIES},
+        "device": gpu or f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
+        "platform": sys.platform,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

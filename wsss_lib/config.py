@@ -1,0 +1,173 @@
+"""Every hyper-parameter of a run, checked: a preset is a YAML file that fills these models.
+
+Unknown keys and values out of range are rejected with their place, so nothing is hidden in code and a
+typing error never runs silently on a default.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+PRESETS = Path(__file__).parent / "presets"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Range = tuple[Positive, Positive]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scenes(Section):
+    """Size of the embedded dataset."""
+
+    image_size: tuple[PositiveInt, PositiveInt]  # height, width in pixels
+    train: PositiveInt
+    val: PositiveInt
+    seed: int = 0
+
+
+class BackboneConfig(Section):
+    name: str
+    weights: str  # "imagenet", "random" or a file
+    output_stride: Literal[8, 16, 32]
+
+
+class Optimiser(Section):
+    """One optimiser with the learning-rate groups of the psa family.
+
+    `momentum: weight_decay_slip` is what the public code ran: its PolyOptimizer hands the weight decay
+    to SGD's momentum slot, so the published numbers come from nearly momentum-free SGD (cam.md, 2).
+    """
+
+    name: Literal["sgd", "adamw"]
+    lr: Positive
+    momentum: Fraction | Literal["weight_decay_slip"]  # SGD's momentum, AdamW's beta_1
+    weight_decay: NonNegative
+    new_layers_lr: Positive  # learning rate of layers without pretrained weights, as a multiple of lr
+    bias_lr: Positive  # of biases, as a multiple of their layer's; they get no weight decay
+    power: Positive  # of the poly schedule lr * (1 - step / steps) ** power
+
+
+class Schedule(Section):
+    epochs: PositiveInt
+    batch: PositiveInt
+    crop: PositiveInt  # side of the square training crop in pixels
+    optimiser: Optimiser
+
+
+class Classifier(Schedule):
+    long_side: tuple[PositiveInt, PositiveInt]  # the photo's long side is drawn from this range
+    jitter: bool
+
+
+class Affinity(Schedule):
+    """AffinityNet: labels from two CRF runs, then a pairwise affinity (affinity.md, A)."""
+
+    alpha_low: Positive  # strong background: its CRF foreground is trusted
+    alpha_high: Positive  # weak background: its CRF background is trusted
+    crf: str
+    radius: PositiveInt
+    output_stride: Literal[8, 16]  # of the backbone; its taps are brought to the stride-8 grid
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt]
+    jitter: bool
+
+
+class Segmentation(Schedule):
+    scale: Range
+    channels: PositiveInt
+    crf: str  # parameter set of the test-time CRF
+    test_scales: tuple[Positive, ...]
+
+
+class ResponseMaps(Section):
+    scales: tuple[Positive, ...]
+    flip: bool
+    stride: Literal[1, 2, 4, 8]  # pixels per cell of the maps on disk
+    batch: PositiveInt  # photos in one pass
+
+
+class RandomWalk(Section):
+    """Scores M T^steps with T from affinity^beta; background score (1 - max CAM)^alpha (affinity.md, A6)."""
+
+    beta: Positive
+    steps: PositiveInt
+    alpha: Positive
+    alpha_sweep: tuple[Positive, ...]
+    psa_compat: bool
+
+    @model_validator(mode="after")
+    def alpha_is_swept(self) -> "RandomWalk":
+        if self.alpha not in self.alpha_sweep:
+            raise ValueError(f"alpha {self.alpha} must be one of alpha_sweep {self.alpha_sweep}")
+        return self
+
+
+class Scores(Section):
+    fixed_threshold: Fraction
+    sweep: tuple[Fraction, Fraction, Positive]  # first, last, step
+
+
+class Config(Section):
+    scenes: Scenes
+    backbone: BackboneConfig
+    classifier: Classifier
+    maps: ResponseMaps
+    affinity: Affinity
+    walk: RandomWalk
+    refine_crf: str  # parameter set of the CRF after the walk
+    segmentation: Segmentation
+    scores: Scores
+    seeds: tuple[int, ...]
+    limit: PositiveInt | None  # photos per list at most; None takes them all
+    workers: Annotated[int, Field(ge=0)]  # loader processes in training
+    processes: PositiveInt  # for per-image work
+    precision: Literal["no", "bf16", "fp16"]  # mixed precision in training
+
+
+def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset by name (or a YAML file) and apply overrides.
+
+    Args:
+        preset: "smoke", "quick", "standard", "paper" or a path ending in .yaml.
+        overrides: dotted keys, e.g. {"classifier.epochs": 2}.
+
+    Raises:
+        FileNotFoundError: unknown preset.
+        ValueError: unknown key or value out of range, each named.
+    """
+    path = Path(preset) if str(preset).endswith(".yaml") else PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise FileNotFoundError(f"No preset {str(preset)!r}; choose one of {names} or give a .yaml file.")
+    tree = yaml.safe_load(path.read_text())
+    for key, value in (overrides or {}).items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in [*sections, leaf]:
+            if not isinstance(node, dict) or section not in node:
+                near = difflib.get_close_matches(key, dotted_keys(tree), n=3, cutoff=0.4)
+                raise ValueError(f"Override {key!r} is no key of preset {preset}; near: {near}.")
+            parent, node = node, node[section]
+        parent[leaf] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"Preset {preset} is not valid: {places}.") from error
+
+
+def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """{"a": {"b": 1}} -> ["a", "a.b"]."""
+    keys = []
+    for key, value in tree.items():
+        keys.append(prefix + key)
+        if isinstance(value, Mapping):
+            keys += dotted_keys(value, f"{prefix}{key}.")
+    return keys

@@ -1,0 +1,90 @@
+"""Multi-scale and flipped inference, several photos of one size in one pass (specs/cam.md, 3)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as VF
+
+from wsss_lib.data.transforms import normalise
+from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix
+
+
+@torch.inference_mode()
+def multi_scale(
+    model: nn.Module,
+    images: Tensor,
+    scales: Sequence[float],
+    flip: bool,
+    stride: int,
+    select: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Sum of the selected class maps over scales and flips, on one grid.
+
+    Args:
+        model: has `backbone` and `class_maps(images) -> (B, C, h, w)` on a grid of `model.stride` pixels.
+        images: (B, 3, H, W) uint8.
+        scales: factors of the photo's size, resized bicubically.
+        flip: add the horizontally flipped photo at each scale.
+        stride: pixels of the photo per cell of the result.
+        select: (B, C, h, w) -> (P, h, w), applied to each pass before it is resized.
+
+    Returns:
+        (P, ceil(H / stride), ceil(W / stride)).
+    """
+    height, width = images.shape[-2:]
+    y, x = grid_centres(height, stride), grid_centres(width, stride)
+    total = 0
+    for scale in scales:
+        h, w = max(1, round(height * scale)), max(1, round(width * scale))
+        resized = (
+            images if scale == 1 else VF.resize(images, [h, w], VF.InterpolationMode.BICUBIC, antialias=True)
+        )
+        inputs = normalise(resized, model.backbone.mean, model.backbone.std)
+        views = torch.cat([inputs, inputs.flip(-1)]) if flip else inputs
+        maps = model.class_maps(views).float().split(len(images))
+        rows = interpolation_matrix(maps[0].shape[-2], model.stride, y * h / height)
+        for view, positions in zip(maps, (x, width - x), strict=False):
+            columns = interpolation_matrix(view.shape[-1], model.stride, positions * w / width)
+            total = total + interpolate(select(view), rows, columns)
+    return total
+
+
+def response_maps(
+    model: nn.Module, images: Tensor, labels: Tensor, scales: Sequence[float], flip: bool, stride: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Normalised maps of the present classes: sum of ReLU(CAM) over all passes / (maximum + 1e-5).
+
+    Args:
+        images: (B, 3, H, W) uint8; labels: (B, C) multi-hot; the rest as in `multi_scale`.
+
+    Returns:
+        For each photo its class ids (n,) in 1..C and maps (n, h, w) float32 in [0, 1].
+    """
+    photo, column = labels.nonzero(as_tuple=True)
+    summed = multi_scale(model, images, scales, flip, stride, lambda maps: maps[photo, column].relu())
+    normalised = summed / (summed.amax(dim=(1, 2), keepdim=True) + 1e-5)
+    photo, column, normalised = photo.cpu().numpy(), column.cpu().numpy(), normalised.cpu().numpy()
+    return [(column[photo == i] + 1, normalised[photo == i]) for i in range(len(images))]
+
+
+def class_probabilities(
+    model: nn.Module, images: Tensor, scales: Sequence[float], flip: bool, stride: int
+) -> Tensor:
+    """Softmax of a segmentation network, mean over all passes: (B, 3, H, W) uint8 -> (B, K, h, w)."""
+    # multi_scale works on (P, h, w): fold the classes into P and unfold them afterwards
+    summed = multi_scale(model, images, scales, flip, stride, lambda maps: maps.softmax(1).flatten(0, 1))
+    return (summed / (len(scales) * (1 + flip))).unflatten(0, (len(images), -1))
+
+
+def batches_of_one_size(
+    ids: Sequence[str], sizes: Sequence[tuple[int, int]], batch: int
+) -> Iterator[list[str]]:
+    """Group ids whose photos have the same (H, W) into lists of at most `batch`."""
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for id, size in zip(ids, sizes, strict=True):
+        by_size.setdefault(size, []).append(id)
+    for same in by_size.values():
+        for start in range(0, len(same), batch):
+            yield same[start : start + batch]

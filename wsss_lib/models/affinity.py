@@ -1,0 +1,122 @@
+"""AffinityNet (Ahn and Kwak, CVPR 2018): pairwise affinities learned from confident CAM regions.
+
+Labels from two CRF runs, the network, and its three-part loss (specs/affinity.md, A1-A4). The random
+walk that uses the affinities is in `random_walk.py`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_lib.models.backbones import Backbone
+from wsss_lib.random_walk import neighbour_offsets, pair_affinity, valid_pairs
+from wsss_lib.resampling import to_cells
+
+IGNORE = 255
+GRID = 8  # pixels per cell, on every backbone
+
+
+class AffinityNet(nn.Module):
+    """Features of the three deepest taps, reduced, joined and compared between neighbours.
+
+    Args:
+        backbone: its three deepest taps are brought to the stride-8 grid.
+        channels: widths of the three reductions; psa has 64, 128, 256.
+        radius: pairs are closer than this many cells; psa has 5 (34 pairs a cell).
+        psa_compat: keep only the pairs that the public code evaluates (affinity.md, A8.1).
+    """
+
+    def __init__(self, backbone: Backbone, channels: tuple[int, int, int], radius: int, psa_compat: bool):
+        super().__init__()
+        if backbone.strides[-3] != GRID:
+            raise ValueError(
+                f"The third deepest tap has stride {backbone.strides[-3]}, AffinityNet needs {GRID}; "
+                "choose another output stride or backbone."
+            )
+        self.backbone = backbone
+        self.offsets = neighbour_offsets(radius)
+        self.psa_compat = psa_compat
+        self.reductions = nn.ModuleList(
+            nn.Conv2d(tap, width, 1, bias=False)
+            for tap, width in zip(backbone.channels[-3:], channels, strict=True)
+        )
+        self.join = nn.Conv2d(sum(channels), sum(channels), 1, bias=False)
+        for reduction in self.reductions:
+            nn.init.kaiming_normal_(reduction.weight)
+        nn.init.xavier_uniform_(self.join.weight, gain=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> affinities (B, K, ceil(H/8), ceil(W/8)) in (0, 1], 0 off the grid."""
+        taps = self.backbone(images)[-3:]
+        height, width = taps[0].shape[-2:]
+        reduced = []
+        for tap, stride, reduction in zip(taps, self.backbone.strides[-3:], self.reductions, strict=True):
+            x = F.elu(reduction(tap))
+            if stride != GRID:
+                x = F.interpolate(x, scale_factor=stride // GRID, mode="bilinear")[..., :height, :width]
+            reduced.append(x)
+        return pair_affinity(F.elu(self.join(torch.cat(reduced, 1))), self.offsets)
+
+    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """batch: image (B, 3, H, W), label (B, h, w) integers, 255 ignored -> loss and its three parts."""
+        return affinity_loss(self(batch["image"]), batch["label"], self.offsets, self.psa_compat)
+
+
+def affinity_labels(low: Tensor, high: Tensor) -> Tensor:
+    """Confident labels from CRF marginals with a strong (low alpha) and a weak (high alpha) background.
+
+    Foreground where the strong background loses, background where the weak one wins, 255 elsewhere and
+    in cells without any probability (padding) (affinity.md, A3).
+
+    Args:
+        low, high: (n + 1, H, W) marginals, background first.
+
+    Returns:
+        (ceil(H/8), ceil(W/8)) int64: 0, 1..n (positions, not class ids) or 255.
+    """
+    low, high = to_cells(low, GRID), to_cells(high, GRID)
+    label = low.argmax(0)
+    label[label == 0] = IGNORE
+    label[high.argmax(0) == 0] = 0
+    label[torch.maximum(low.amax(0), high.amax(0)) < 1e-5] = IGNORE
+    return label
+
+
+def affinity_loss(
+    affinity: Tensor, labels: Tensor, offsets: tuple[tuple[int, int], ...], psa_compat: bool = False
+) -> dict[str, Tensor]:
+    """L = L_bg+ / 4 + L_fg+ / 4 + L_neg / 2, each the mean over all its pairs in the batch (affinity.md, A4).
+
+    L+ = -log(W + 1e-5) where both labels are equal, L- = -log(1 + 1e-5 - W) where they differ; pairs
+    that touch 255 are ignored and a kind without pairs counts 0.
+
+    Args:
+        affinity: (B, K, h, w); labels: (B, h, w) integers; offsets: the K pairs' (dy, dx).
+    """
+    height, width = labels.shape[-2:]
+    reach = max(max(abs(dy), abs(dx)) for dy, dx in offsets)
+    padded = F.pad(labels, (reach,) * 4, value=IGNORE)
+    neighbours = torch.stack(
+        [padded[:, reach + dy :, reach + dx :][:, :height, :width] for dy, dx in offsets], dim=1
+    )
+    own = labels[:, None]
+    valid = (own != IGNORE) & (neighbours != IGNORE)
+    valid &= valid_pairs(height, width, offsets, psa_compat).to(valid.device)
+    same = valid & (own == neighbours)
+    # clamped because rounding can lift exp(-0) - 1 above 0 in half precision
+    attract = -torch.log(affinity + 1e-5)
+    repel = -torch.log((1 + 1e-5 - affinity).clamp(min=1e-5))
+    background = masked_mean(attract, same & (own == 0))
+    foreground = masked_mean(attract, same & (own != 0))
+    negative = masked_mean(repel, valid & ~same)
+    return {
+        "loss": background / 4 + foreground / 4 + negative / 2,
+        "background": background.detach(),
+        "foreground": foreground.detach(),
+        "negative": negative.detach(),
+    }
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values where mask is true; 0 where there is none. Both of one shape (or broadcastable)."""
+    return (values * mask).sum() / (mask.sum() + 1e-5)

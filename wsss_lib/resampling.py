@@ -1,0 +1,56 @@
+"""Moving maps between grids of cells without shifting them.
+
+Cell i of a grid of stride s covers the pixels [i s, (i + 1) s) and its value stands at the centre
+(i + 1/2) s. Every resize in the project goes through these functions, so that maps, flips and masks
+stay aligned also where the size of a photo is no multiple of the stride.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def grid_centres(length: int, stride: float) -> np.ndarray:
+    """Pixel positions of the cells' centres on a side of `length` pixels: (ceil(length / stride),)."""
+    return (np.arange(-(-length // stride)) + 0.5) * stride
+
+
+def interpolation_matrix(cells: int, stride: float, positions: np.ndarray) -> np.ndarray:
+    """Linear interpolation as a matrix: (P,) pixel positions from a grid of `cells` -> (P, cells) float32.
+
+    Positions beyond the outer centres take the outer cell's value. For positions at the centres of the
+    output pixels this is bilinear resizing with align_corners=False.
+    """
+    index = np.clip(positions / stride - 0.5, 0, cells - 1)
+    weights = 1 - np.abs(index[:, None] - np.arange(cells))
+    return np.clip(weights, 0, None).astype(np.float32)
+
+
+def interpolate(maps: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    """(..., h, w) with (H, h) and (W, w) interpolation matrices -> (..., H, W)."""
+    if isinstance(maps, Tensor):
+        to = {"device": maps.device, "dtype": maps.dtype}
+        return torch.as_tensor(rows, **to) @ maps @ torch.as_tensor(columns, **to).T
+    return rows @ maps @ columns.T
+
+
+def to_pixels(maps: Array, stride: float, size: tuple[int, int]) -> Array:
+    """Maps (..., h, w) on a grid of `stride` -> one value per pixel, (..., H, W) for size (H, W)."""
+    rows, columns = (
+        interpolation_matrix(cells, stride, grid_centres(length, 1))
+        for cells, length in zip(maps.shape[-2:], size, strict=True)
+    )
+    return interpolate(maps, rows, columns)
+
+
+def to_cells(maps: Tensor, stride: int) -> Tensor:
+    """Mean over each stride x stride cell: (C, H, W) -> (C, ceil(H / stride), ceil(W / stride)).
+
+    Border cells average the pixels they have (psa pads with zeros instead; affinity.md, A8.6).
+    """
+    return F.avg_pool2d(maps[None], stride, ceil_mode=True, count_include_pad=False)[0]

@@ -1,0 +1,189 @@
+"""One training loop for every model: anything with `training_step(batch, step) -> {"loss": ...}`.
+
+Devices, mixed precision and data-parallel training come from accelerate. Epoch e of seed s always sees
+the same pictures with the same augmentation, whatever the number of loader processes, so a run that
+was killed and resumed ends with the same weights as one that was not.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from wsss_lib.atomic import save_atomically
+from wsss_lib.config import Optimiser, Schedule
+from wsss_lib.progress import report
+
+CHECKPOINT, WEIGHTS, HISTORY = "checkpoint.pt", "model.safetensors", "history.csv"
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+class SeededExamples(Dataset):
+    """Examples whose augmentation depends on (seed, epoch, index) alone.
+
+    Args:
+        size: number of examples.
+        example: index -> dict of tensors; may draw from torch's global random state.
+        seed: of the run.
+    """
+
+    def __init__(self, size: int, example: Callable[[int], dict[str, Tensor]], seed: int):
+        self.size, self.example, self.seed, self.epoch = size, example, seed, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix_seeds(self.seed, self.epoch, index))
+            return self.example(index)
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
+    mixed = 0
+    for number in numbers:
+        # splitmix64: a bijection that scatters neighbouring integers
+        mixed = (mixed ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+def poly_lr(step: int, steps: int, power: float) -> float:
+    """Factor (1 - step / steps) ** power, applied before step 0 <= step < steps."""
+    return (1 - step / steps) ** power
+
+
+def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimizer:
+    """The psa family's groups: pretrained weights and biases, new weights and biases (common.md, 2).
+
+    Parameters below `model.backbone` count as pretrained; frozen ones are in no group.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        bias = name.endswith(".bias")
+        scale = (1.0 if name.startswith("backbone.") else config.new_layers_lr) * (
+            config.bias_lr if bias else 1.0
+        )
+        groups.setdefault((config.lr * scale, 0.0 if bias else config.weight_decay), []).append(parameter)
+    params = [
+        {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": decay}
+        for (lr, decay), parameters in groups.items()
+    ]
+    momentum = config.weight_decay if config.momentum == "weight_decay_slip" else config.momentum
+    if config.name == "sgd":
+        return torch.optim.SGD(params, lr=config.lr, momentum=momentum)
+    return torch.optim.AdamW(params, lr=config.lr, betas=(momentum, 0.999))
+
+
+def train(
+    model: nn.Module,
+    examples: SeededExamples,
+    schedule: Schedule,
+    out: Path,
+    *,
+    workers: int,
+    precision: str,
+    title: str,
+) -> None:
+    """Train `model` and leave model.safetensors and history.csv (epoch, each loss, lr) in `out`.
+
+    After every epoch a checkpoint is written to `out`; called again, training goes on from it.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
+        ValueError: no examples.
+    """
+    if not len(examples):
+        raise ValueError(f"{title}: there is no photo to train on; check the list and the classes.")
+    accelerator = Accelerator(mixed_precision=precision)
+    optimiser = build_optimiser(model, schedule.optimiser)
+    stepper, optimiser = accelerator.prepare(Stepper(model), optimiser)
+    batch = min(schedule.batch, len(examples))
+    # drop_last, as psa does: poly's number of steps and every batch's statistics stay the same
+    steps_per_epoch = len(examples) // batch // accelerator.num_processes
+    history: list[dict[str, float]] = []
+    start = 0
+    if (out / CHECKPOINT).is_file():
+        state = torch.load(out / CHECKPOINT, map_location=accelerator.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        history, start = state["history"], state["epoch"]
+    for epoch in report(
+        range(start, schedule.epochs), title, unit="epoch", initial=start, total=schedule.epochs
+    ):
+        torch.manual_seed(mix_seeds(examples.seed, epoch))
+        examples.epoch = epoch
+        order = torch.randperm(
+            len(examples), generator=torch.Generator().manual_seed(mix_seeds(examples.seed, epoch))
+        ).tolist()
+        loader = accelerator.prepare_data_loader(
+            DataLoader(examples, batch, sampler=order, drop_last=True, num_workers=workers)
+        )
+        model.train()
+        sums: dict[str, float] = {}
+        for index, data in enumerate(loader):
+            step = epoch * steps_per_epoch + index
+            factor = poly_lr(step, schedule.epochs * steps_per_epoch, schedule.optimiser.power)
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            losses = stepper(data, step)
+            loss = losses["loss"].item()
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; the state after "
+                    f"epoch {epoch} is kept in {out}; lower the learning rate ({schedule.optimiser.lr:g}) "
+                    "or turn mixed precision off, and run again."
+                )
+            accelerator.backward(losses["loss"])
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+        history.append(
+            {"epoch": epoch + 1, **{k: v / steps_per_epoch for k, v in sums.items()}, "lr": factor}
+        )
+        if accelerator.is_main_process:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            save_atomically(
+                lambda path, state=state: torch.save(
+                    {**state, "history": history, "epoch": len(history)}, path
+                ),
+                out / CHECKPOINT,
+            )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_atomically(lambda path: save_file(weights, path), out / WEIGHTS)
+        save_atomically(lambda path: pd.DataFrame(history).to_csv(path, index=False), out / HISTORY)
+        (out / CHECKPOINT).unlink()
+
+
+class Stepper(nn.Module):
+    """Gives a model's training step the name `forward`, which data-parallel wrappers call."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        return self.model.training_step(batch, step)
+
+
+def load_trained(model: nn.Module, folder: Path) -> nn.Module:
+    """Fill `model` with the weights that `train` left in `folder`; returned in evaluation mode."""
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    return model.eval()
