@@ -292,7 +292,7 @@ def _check_classes(names: Iterable[str], known: Sequence[str], where: str | Path
         if names.count(name) > 1:
             raise ValueError(f"{where} names class {name!r} more than once; keep one.")
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, cutoff=0.4) or known
+            nearest = difflib.get_close_matches(name, known) or known
             raise ValueError(
                 f"{where} names the unknown class {name!r}; the nearest are: {', '.join(nearest)}."
             )
@@ -319,6 +319,7 @@ def _read_label_table(path: Path) -> pd.DataFrame:
     if not table.index.is_unique:
         twice = table.index[table.index.duplicated()][0]
         raise ValueError(f"{path} has more than one row for {twice!r}; keep one.")
+    table = table.apply(pd.to_numeric, errors="coerce")
     if not (valid := table.isin([0, 1]).all(axis=1)).all():
         raise ValueError(
             f"{path} has values other than 0 and 1 in the row of {valid.idxmin()!r}; correct them."

@@ -1,0 +1,42 @@
+"""Shared fixtures: a tiny folder in VOC layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# id: classes in its mask (VOC ids: aeroplane 1, cat 8, dog 12, person 15)
+TINY_VOC = {"a1": (8,), "a2": (8, 15), "a3": (12,), "b1": (1,), "b2": (15, 12)}
+
+
+@pytest.fixture
+def tiny_voc(tmp_path: Path) -> Path:
+    """Five photos, 24 high and 32 wide, with palette masks, void borders, XML; lists train (all) and val."""
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for id, classes in TINY_VOC.items():
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save(root / "JPEGImages" / f"{id}.jpg")
+        mask = np.zeros((24, 32), np.uint8)
+        for i, c in enumerate(classes):
+            mask[4:20, 2 + 14 * i : 14 + 14 * i] = 255
+            mask[5:19, 3 + 14 * i : 13 + 14 * i] = c
+        save_mask(mask, root / "SegmentationClass" / f"{id}.png")
+        names = {1: "aeroplane", 8: "cat", 12: "dog", 15: "person"}
+        objects = "".join(
+            f"<object><name>{names[c]}</name><part><name>head</name></part></object>" for c in classes
+        )
+        (root / "Annotations" / f"{id}.xml").write_text(f"<annotation>{objects}</annotation>")
+    lists = root / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("".join(f"{id}\n" for id in TINY_VOC))
+    (lists / "val.txt").write_text("b1\nb2\n")
+    return root
+
+
+def save_mask(mask: np.ndarray, path: Path) -> None:
+    """Save an (H, W) uint8 index mask as a palette PNG whose colours are unlike its ids."""
+    image = Image.fromarray(mask, mode="P")
+    image.putpalette(np.random.default_rng(1).integers(0, 256, 768, np.uint8).tobytes())
+    image.save(path)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss_lib.data.photos import read_image, read_image_size
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 9), np.uint8)
+RGB = RNG.integers(0, 256, (6, 9, 3), np.uint8)
+
+
+def saved(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_rgb_png_is_read_exactly(tmp_path):
+    image = read_image(saved(Image.fromarray(RGB), tmp_path / "a.png"))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, RGB)
+
+
+def test_grey_is_repeated_over_the_channels(tmp_path):
+    image = read_image(saved(Image.fromarray(GREY), tmp_path / "a.png"))
+    np.testing.assert_array_equal(image, np.repeat(GREY[..., None], 3, 2))
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path):
+    sixteen = RNG.integers(0, 2**16, (6, 9), np.uint16)
+    image = read_image(saved(Image.fromarray(sixteen), tmp_path / "a.png"))
+    np.testing.assert_array_equal(image, np.repeat(sixteen[..., None] // 256, 3, 2))
+
+
+def test_palette_is_resolved_to_colours(tmp_path):
+    indices = RNG.integers(0, 4, (6, 9), np.uint8)
+    colours = RNG.integers(0, 256, (4, 3), np.uint8)
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette(colours.tobytes())
+    np.testing.assert_array_equal(read_image(saved(image, tmp_path / "a.png")), colours[indices])
+
+
+@pytest.mark.parametrize("colour", [RGB, GREY[..., None]], ids=["RGBA", "LA"])
+def test_transparency_is_laid_on_white(tmp_path, colour):
+    alpha = RNG.integers(0, 256, (6, 9, 1), np.uint8)
+    alpha[0], alpha[1] = 0, 255
+    image = read_image(saved(Image.fromarray(np.concatenate([colour, alpha], 2)), tmp_path / "a.png"))
+    expected = colour * (alpha / 255) + 255 * (1 - alpha / 255)
+    assert np.abs(image - expected).max() <= 1
+    assert (image[0] == 255).all()
+    np.testing.assert_array_equal(image[1], np.broadcast_to(colour[1], (9, 3)))
+
+
+def test_cmyk_jpeg_has_the_colours_of_its_inks(tmp_path):
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[..., 0] = 255  # full cyan
+    image = read_image(saved(Image.fromarray(inks, mode="CMYK"), tmp_path / "a.jpg", quality=95))
+    assert np.abs(image.astype(int) - (0, 255, 255)).max() <= 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # Blocks of 8 pixels survive JPEG; the upright picture is what EXIF's table says of the stored one.
+    stored = np.kron(RNG.integers(0, 256, (2, 3), np.uint8), np.ones((8, 8), np.uint8))
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].T,
+        8: np.rot90(stored),
+    }[orientation]
+    path = saved(Image.fromarray(stored), tmp_path / "a.jpg", exif=exif, quality=98)
+    image = read_image(path)
+    assert read_image_size(path) == upright.shape == image.shape[:2]
+    assert np.abs(image[..., 0].astype(int) - upright).max() <= 4
+
+
+def test_size_is_read_from_the_header_alone(tmp_path):
+    path = saved(Image.fromarray(np.resize(RGB, (200, 300, 3))), tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes()[:800])  # the header and hardly any pixels
+    assert read_image_size(path) == (200, 300)
+    with pytest.raises(ValueError, match=r"a\.jpg is damaged .*truncated.*replace"):
+        read_image(path)
+
+
+def test_what_is_no_photo_is_named(tmp_path):
+    (tmp_path / "a.jpg").write_text("not a photo")
+    with pytest.raises(ValueError, match=r"a\.jpg is damaged or no image"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"no file .*b\.jpg"):
+        read_image(tmp_path / "b.jpg")
+    with pytest.raises(ValueError, match=r"c\.tiff holds F pixels"):
+        read_image(saved(Image.fromarray(GREY.astype(np.float32)), tmp_path / "c.tiff"))
