@@ -26,7 +26,7 @@ help: ## Show this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 	@echo 'Variables of reproduce and quickstart:'
-	@echo '  PRESET=smoke|quick|standard|paper  DATASET=scenes|voc2012|...  ROOT=folder  CLASSES="cat cow"'
+	@echo '  PRESET=smoke|quick|standard|paper|FILE.yaml  DATASET=scenes|voc2012|...  ROOT=folder  CLASSES="cat cow"'
 	@echo '  SEEDS="0 1 2"  NOTEBOOKS="01 02"  CACHE=folder  RESULTS=folder  PARAMETERS="name=value"  FORCE=1'
 
 install: $(INSTALLED) ## Create .venv with the locked versions (the other targets do it when needed)

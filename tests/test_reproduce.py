@@ -41,25 +41,25 @@ def test_runs_skips_and_runs_again_after_a_change(root, run, capfd):
         root / "notebooks" / "01_first.ipynb",
         "import os, sys\nprint(preset, count, os.getcwd(), sys.executable, os.environ['WSSS_PROGRESS'])",
     )
-    folder = root / "results" / "scenes" / "smoke" / "notebooks"
+    folder = root / "results" / "scenes" / "quick" / "notebooks"
 
-    assert run("--preset", "smoke") == 0
+    assert run("--preset", "quick") == 0
     first = capfd.readouterr().out
-    assert f"smoke 1 {root} {sys.executable} plain" in first  # the cell's own line reaches the terminal
+    assert f"quick 1 {root} {sys.executable} plain" in first  # the cell's own line reaches the terminal
     executed = nbformat.read(folder / "01_first.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text.startswith("smoke 1")
-    assert "smoke 1" in (folder / "01_first.html").read_text()
+    assert executed.cells[-1].outputs[0].text.startswith("quick 1")
+    assert "quick 1" in (folder / "01_first.html").read_text()
     assert {path.name for path in folder.iterdir()} == {
         "01_first.ipynb",
         "01_first.html",
         "01_first.stamp.json",
     }
 
-    assert run("--preset", "smoke") == 0
+    assert run("--preset", "quick") == 0
     assert "up to date" in capfd.readouterr().out
 
-    assert run("--preset", "smoke", "--parameters", "count=1e-3") == 0
-    assert "smoke 0.001" in capfd.readouterr().out
+    assert run("--parameters", "count=1e-3") == 0
+    assert "quick 0.001" in capfd.readouterr().out
 
 
 def test_fingerprint_sees_cells_parameters_and_sources_but_not_outputs(root):
@@ -70,6 +70,10 @@ def test_fingerprint_sees_cells_parameters_and_sources_but_not_outputs(root):
     for source in ("wsss_lib/crf.py", "wsss_lib/presets/quick.yaml", "papers/paper/tables/t.csv"):
         (root / source).write_text("1")
         seen.append(reproduce.fingerprint(notebook, {}))
+    (root / "own.yaml").write_text("1")
+    seen.append(reproduce.fingerprint(notebook, {"preset": "own.yaml"}))
+    (root / "own.yaml").write_text("2")
+    seen.append(reproduce.fingerprint(notebook, {"preset": "own.yaml"}))
     write_notebook(notebook, "1 + 2")
     seen.append(reproduce.fingerprint(notebook, {}))
     assert len(set(seen)) == len(seen)
@@ -84,7 +88,9 @@ def test_a_failure_is_set_aside_and_the_others_still_run(root, run, capfd):
     write_notebook(root / "notebooks" / "01_bad.ipynb", "if count == 2: raise ValueError('no\\nluck')")
     write_notebook(root / "notebooks" / "02_good.ipynb", "print('second ran')", parameters="seeds = []")
     folder = root / "results" / "scenes" / "quick" / "notebooks"
-    assert run("--notebooks", "01_bad") == 0
+    folder.mkdir(parents=True)
+    for end in ("ipynb", "html", "stamp.json"):  # an earlier success
+        (folder / f"01_bad.{end}").write_text('{"sha256": "of then"}')
 
     assert run("--parameters", "count=2") == 1
     out, err = capfd.readouterr()
@@ -127,6 +133,7 @@ def test_interrupt_ends_with_130_and_leaves_no_running_notebook(root):
         (["--parameters", "preset=quick"], "give the parameter 'preset' as the option --preset"),
         (["--parameters", "count"], "wants key=value, but got 'count'"),
         (["--parameters", "count=[1"], "not YAML"),
+        (["--preset", "qick"], "No preset 'qick'"),
         (["--notebooks", "07"], "no notebook starts with '07'; notebooks/ has: 01_first"),
     ],
 )

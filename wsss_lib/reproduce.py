@@ -19,6 +19,9 @@ from typing import Any
 
 import yaml
 
+from wsss_lib.atomic import save_atomically
+from wsss_lib.config import load_config
+
 ROOT = Path(__file__).resolve().parents[1]
 Parameters = dict[str, Any]
 SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/*/tables/*.csv")
@@ -97,8 +100,11 @@ def fingerprint(notebook: Path, parameters: Parameters) -> str:
     """SHA-256 of all an executed notebook depends on: its cells, parameters, and the files of `SOURCES`."""
     content = [[cell["cell_type"], cell["source"]] for cell in cells_of(notebook)]
     digest = hashlib.sha256(json.dumps([content, parameters], sort_keys=True).encode())
-    for path in sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)}):
-        digest.update(f"\0{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    paths = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)})
+    if str(parameters.get("preset")).endswith(".yaml"):  # a preset of the user's own
+        paths.append(ROOT / parameters["preset"])
+    for path in paths:
+        digest.update(f"\0{_shown(path)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -148,15 +154,17 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
         raise NotebookError(f"{notebook.stem} failed{where}: {reason} (see {_shown(failed)})") from error
     finally:
         running.unlink(missing_ok=True)
-    _write(html, page)
-    _write(stamp_file, json.dumps({"sha256": stamp, "parameters": parameters}, indent=1))
+    save_atomically(lambda path: path.write_text(page, encoding="utf-8"), html)
+    content = json.dumps({"sha256": stamp, "parameters": parameters}, indent=1)
+    save_atomically(lambda path: path.write_text(content), stamp_file)
     failed.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 after Ctrl-C."""
     options = _parser().parse_args(argv)
-    always = {"preset": options.preset, "dataset": options.dataset, "results": _shown(options.results)}
+    preset = _shown(_path(options.preset)) if options.preset.endswith(".yaml") else options.preset
+    always = {"preset": preset, "dataset": options.dataset, "results": _shown(options.results)}
     asked = {
         "root": options.root and _shown(options.root),
         "classes": options.classes,
@@ -165,17 +173,18 @@ def main(argv: list[str] | None = None) -> int:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     try:
+        load_config(options.preset)  # a wrong preset stops here, not in every notebook
         further = dict(parse_assignment(text) for text in options.parameters)
         for name in further.keys() & {*always, "root", "classes", "seeds", "cache"}:
             raise ValueError(f"give the parameter {name!r} as the option --{name}, not in --parameters")
         plan = assign(select(options.notebooks), always, asked | further)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, FileNotFoundError, SyntaxError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
 
     os.environ["WSSS_PROGRESS"] = "plain"
     os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # so that python3 means this one
-    study = options.results / options.dataset / options.preset
+    study = options.results / options.dataset / Path(options.preset).stem
     failures = []
     for number, (notebook, parameters) in enumerate(plan.items(), start=1):
         label = f"[{number}/{len(plan)}] {notebook.stem}"
@@ -205,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m wsss_lib.reproduce", description=__doc__.partition("\n")[0])
-    parser.add_argument("--preset", default="quick", help="smoke, quick, standard or paper (default: quick)")
+    parser.add_argument("--preset", default="quick", help="a preset's name or .yaml file (default: quick)")
     parser.add_argument("--dataset", default="scenes", help="scenes, voc2012, ... (default: scenes)")
     parser.add_argument("--root", type=_path, help="folder of the data set on disk")
     parser.add_argument("--classes", nargs="+", help="only these classes")
@@ -225,12 +234,6 @@ def _path(text: str) -> Path:
 def _shown(path: Path) -> str:
     """Path as told to reader and notebook: relative to the repository root, where they run, if inside it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""wsss_lib.tables."""
+
+import pandas as pd
+import pytest
+
+from wsss_lib import tables
+
+
+def test_reported_reads_a_papers_table():
+    table = tables.reported("affinitynet/segmentation_val")
+    row = table[(table["class"] == "sofa") & (table["method"] == "AffinityNet")]
+    assert row["value"].tolist() == [42.6]
+
+
+def test_reported_lists_what_exists():
+    with pytest.raises(
+        FileNotFoundError, match=r"no table 'affinitynet/segmentation'.*affinitynet/response_maps"
+    ):
+        tables.reported("affinitynet/segmentation")
+
+
+def row(dataset: str, stage: str, value: float, split: str = "train") -> dict:
+    return {"dataset": dataset, "stage": stage, "split": split, "value": value}
+
+
+def test_beside_keeps_our_numbers_out_of_the_papers_column():
+    papers = pd.DataFrame([row("voc2012", "CAM+RW", 58.1), row("voc2012", "CAM", 48.0)])
+    ours = pd.DataFrame(
+        [row("scenes", "CAM", 51.0), row("voc2012", "CAM", 47.0), row("scenes", "extra", 1.0)]
+    )
+    table = tables.beside(ours, papers, on=["stage", "split"])
+    assert list(table.columns) == ["reported (voc2012)", "reproduced (scenes)", "reproduced (voc2012)"]
+    assert [stage for stage, _ in table.index] == ["CAM+RW", "CAM", "extra"]
+    assert table.loc[("CAM", "train")].tolist() == [48.0, 51.0, 47.0]
+    assert table.loc[("CAM+RW", "train")].isna().tolist() == [False, True, True]
+    assert pd.isna(table.loc[("extra", "train"), "reported (voc2012)"])
+
+
+def test_beside_does_not_average_silently():
+    papers = pd.DataFrame([row("voc2012", "CAM", 48.0), row("voc2012", "CAM", 46.8, split="val")])
+    with pytest.raises(ValueError, match=r"'stage'.*do not tell these rows apart.*'CAM'"):
+        tables.beside(papers, papers, on=["stage"])
