@@ -1,0 +1,534 @@
+"""The study: which stage follows which, each computed once and cached. Notebooks talk to `Study` alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from wsss_lib.atomic import save_atomically
+from wsss_lib.cache import Artifact, Cache, environment
+from wsss_lib.config import load_config
+from wsss_lib.data.examples import (
+    AffinityExamples,
+    ClassificationExamples,
+    SegmentationExamples,
+    photo_tensor,
+)
+from wsss_lib.data.scenes import generate_scenes
+from wsss_lib.data.score_maps import ScoreMaps
+from wsss_lib.data.transforms import (
+    affinity_transform,
+    classification_transform,
+    normalise,
+    segmentation_transform,
+)
+from wsss_lib.data.voc import VOCDataset
+from wsss_lib.inference import batches_of_one_size, class_probabilities, response_maps
+from wsss_lib.methods.cam import CAM
+from wsss_lib.metrics import summary
+from wsss_lib.models.affinity import GRID, AffinityNet, affinity_labels, to_cells
+from wsss_lib.models.backbones import build_backbone
+from wsss_lib.models.deeplab import LightDeepLab
+from wsss_lib.progress import report
+from wsss_lib.random_walk import random_walk
+from wsss_lib.refinement import Background, over_processes, with_background, write_marginals, write_mask
+from wsss_lib.scoring import (
+    MEANS,
+    Settings,
+    of_masks,
+    part_recall,
+    score_table,
+    sweep_backgrounds,
+    sweep_thresholds,
+    total_confusions,
+)
+from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
+
+SCENES = "scenes"
+METHODS = {"cam": CAM}
+
+
+class Study:
+    """One dataset at one preset.
+
+    Args:
+        preset: "smoke", "quick", "standard", "paper" or a .yaml file.
+        dataset: "scenes", drawn on first use, or a name for the dataset at `root`, e.g. "voc2012".
+        root: folder in VOC layout; only for datasets other than the scenes.
+        classes: foreground classes to keep; None keeps all.
+        labels: source of the image labels, as in `VOCDataset`.
+        seeds: of the preset if None.
+        overrides: dotted preset keys, e.g. {"classifier.epochs": 2}.
+        cache: folder of finished stages; results: where tables and figures go.
+
+    Raises:
+        ValueError, FileNotFoundError: bad preset, override or dataset, each with the remedy.
+    """
+
+    def __init__(
+        self,
+        preset: str = "quick",
+        dataset: str = SCENES,
+        root: str | Path | None = None,
+        classes: Sequence[str] | None = None,
+        labels: str = "masks",
+        seeds: Sequence[int] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        cache: str | Path = "cache",
+        results: str | Path = "results",
+    ):
+        if (root is None) != (dataset == SCENES):
+            raise ValueError(
+                f"Dataset {dataset!r} with root {root}: the scenes need no root, every other dataset needs "
+                "its folder in VOC layout."
+            )
+        self.config = load_config(preset, overrides)
+        self.seeds = tuple(self.config.seeds if seeds is None else seeds)
+        self.preset, self.dataset = preset, dataset
+        self.cache = Cache(Path(cache))
+        self.results = Path(results) / dataset / Path(preset).stem
+        self._root, self._classes, self._labels = root, classes, labels
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    # --- data -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def root(self) -> Path:
+        """The dataset's folder; draws the scenes if they are not there."""
+        return Path(self._root) if self._root is not None else self._scenes().path
+
+    def _scenes(self) -> Artifact:
+        scenes = self.config.scenes
+        return self.cache.run(
+            "scenes", 1, scenes.model_dump(), [],
+            lambda out: generate_scenes(
+                out, {"train": scenes.train, "val": scenes.val}, scenes.image_size, scenes.seed,
+                self.config.processes,
+            ),
+            title="embedded scenes", labels={},
+        )  # fmt: skip
+
+    def _read(self, split: str) -> VOCDataset:
+        return VOCDataset(self.root, split, self._classes, self._labels, self.config.limit)
+
+    @cached_property
+    def train(self) -> VOCDataset:
+        """Photos to learn from: the list train_aug where there is one, else train."""
+        lists = self.root.glob("**/ImageSets/Segmentation/*.txt")
+        augmented = {"train_aug", "trainaug"} & {path.stem for path in lists}
+        return self._read("train_aug" if augmented else "train")
+
+    @cached_property
+    def val(self) -> VOCDataset:
+        return self._read("val")
+
+    @cached_property
+    def scored_train(self) -> list[str]:
+        """Training photos with official masks, on which maps and pseudo labels are scored: the list train."""
+        official = set(self._read("train").ids)
+        return [id for id in self.train.ids if id in official]
+
+    def split(self, name: str) -> tuple[VOCDataset, list[str]]:
+        """Data and scored ids of "train" or "val"."""
+        if name == "train":
+            return self.train, self.scored_train
+        if name == "val":
+            return self.val, self.val.ids
+        raise ValueError(f"Split {name!r} is not scored here; choose 'train' or 'val'.")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by id, background first."""
+        return ("background", *self.train.classes)
+
+    # --- classifier and response maps --------------------------------------------------------------------
+
+    def classifier(self, method: str, seed: int) -> Artifact:
+        """Train a method's classifier on image-level labels."""
+        config = self.config.classifier
+
+        def work(out: Path) -> None:
+            model = self._classifier_net(method, seed)
+            transform = classification_transform(
+                config.long_side, config.crop, model.backbone.mean, model.backbone.std, config.jitter
+            )
+            self._train(
+                model,
+                ClassificationExamples(self.train, transform),
+                len(self.train),
+                config,
+                out,
+                title,
+                seed,
+            )
+
+        title = f"{method} classifier, seed {seed}"
+        return self._stage(
+            "classifier", 1, {"method": method, "seed": seed, **self._net_config(config)},
+            [self.train.fingerprint()], work, title, {"method": method, "seed": seed},
+        )  # fmt: skip
+
+    def response_maps(self, method: str, seed: int, split: str = "train") -> Artifact:
+        """Multi-scale class activation maps of the present classes (the image labels are known)."""
+        classifier = self.classifier(method, seed)
+        data, config = self._data(split), self.config.maps
+
+        def work(out: Path) -> None:
+            model = load_trained(self._classifier_net(method, seed), classifier.path).to(self.device)
+
+            def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
+                labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(self.device)
+                found = response_maps(model, images, labels, config.scales, config.flip, config.stride)
+                return [ScoreMaps(*pair, tuple(images.shape[-2:]), config.stride) for pair in found]
+
+            self._write_maps(data, out, title, maps)
+
+        title = f"{method} response maps, {split}, seed {seed}"
+        return self._stage(
+            "response_maps", 1, config.model_dump(exclude={"batch"}) | self._backbone_config(),
+            [classifier.key, data.fingerprint()], work, title,
+            {**classifier.labels, "stage": "CAM", "split": split},
+        )  # fmt: skip
+
+    # --- refinement --------------------------------------------------------------------------------------
+
+    def crf_marginals(self, maps: Artifact, alpha: float) -> Artifact:
+        """Dense CRF on [(1 - max CAM)^alpha, CAM], for the affinity labels."""
+        data, crf, scale = self._data(maps.labels["split"]), self.config.affinity.crf, self.config.crf_scale
+        background = Background("power", alpha)
+        title = _title(maps, f"CRF with background alpha {alpha:g}")
+
+        def work(out: Path) -> None:
+            over_processes(
+                write_marginals,
+                [
+                    (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}.npz")
+                    for id in data.ids
+                ],
+                self.config.processes,
+                title,
+            )
+
+        return self._stage(
+            "crf_marginals", 1, {"alpha": alpha, "crf": crf, "scale": scale}, [maps.key], work, title,
+            {**maps.labels, "stage": f"CRF alpha {alpha:g}"},
+        )  # fmt: skip
+
+    def affinity_net(self, maps: Artifact) -> Artifact:
+        """Train AffinityNet on the confident labels of training maps."""
+        config, seed = self.config.affinity, maps.labels["seed"]
+        low, high = (self.crf_marginals(maps, alpha) for alpha in (config.alpha_low, config.alpha_high))
+        title = _title(maps, "AffinityNet")
+
+        def work(out: Path) -> None:
+            model = self._affinity_net(seed)
+            transform = affinity_transform(
+                config.crop, model.backbone.mean, model.backbone.std, config.jitter
+            )
+            examples = AffinityExamples(self.train, low.path, high.path, transform, affinity_labels)
+            self._train(model, examples, len(self.train), config, out, title, seed)
+
+        return self._stage(
+            "affinity_net", 1, {"seed": seed, **self._net_config(config), "walk": self.config.walk.psa_compat},
+            [low.key, high.key], work, title, maps.labels,
+        )  # fmt: skip
+
+    def refine(self, maps: Artifact) -> Artifact:
+        """Random walk of the maps, and of a background for every alpha of the sweep, over learned affinities."""
+        train_maps = self.response_maps(maps.labels["method"], maps.labels["seed"])
+        net = self.affinity_net(train_maps)
+        data, walk = self._data(maps.labels["split"]), self.config.walk
+        title = _title(maps, "random walk")
+
+        def work(out: Path) -> None:
+            model = load_trained(self._affinity_net(maps.labels["seed"]), net.path).to(self.device)
+
+            def walked(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
+                with torch.inference_mode():
+                    affinity = model(normalise(images, model.backbone.mean, model.backbone.std))
+                return [
+                    self._walk(a, maps.file(f"{id}.npz"), model) for a, id in zip(affinity, ids, strict=True)
+                ]
+
+            self._write_maps(data, out, title, walked)
+
+        return self._stage(
+            "random_walk", 1, walk.model_dump(), [maps.key, net.key], work, title,
+            {**maps.labels, "stage": "CAM+RW"},
+        )  # fmt: skip
+
+    def _walk(self, affinity: Tensor, file: Path, model: AffinityNet) -> ScoreMaps:
+        walk, maps = self.config.walk, ScoreMaps.load(file)
+        scores = [with_background(maps, Background("power", alpha)) for alpha in walk.alpha_sweep]
+        backgrounds = [torch.from_numpy(s[:1]) for _, s in scores]
+        cells = to_cells(torch.cat([*backgrounds, torch.from_numpy(scores[0][1][1:])]), GRID).to(
+            affinity.device
+        )
+        walked = random_walk(cells, affinity, model.offsets, walk.beta, walk.steps, walk.psa_compat)
+        classes = [0] * len(backgrounds) + maps.classes.tolist()
+        return ScoreMaps(torch.tensor(classes).numpy(), walked.cpu().numpy(), maps.size, GRID)
+
+    def masks(self, maps: Artifact, background: Background, crf: str | None) -> Artifact:
+        """Masks in VOC layout from score maps; with a dense CRF if it is named."""
+        data, scale = self._data(maps.labels["split"]), self.config.crf_scale
+        title = _title(maps, f"{maps.labels['stage']} masks" + (" with CRF" if crf else ""))
+
+        def work(out: Path) -> None:
+            over_processes(
+                write_mask,
+                [
+                    (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}.png")
+                    for id in data.ids
+                ],
+                self.config.processes,
+                title,
+            )
+
+        config = {
+            "background": [background.kind, background.value],
+            "crf": crf,
+            "scale": scale if crf else None,
+        }
+        return self._stage(
+            "masks", 1, config, [maps.key], work, title,
+            {**maps.labels, "stage": maps.labels["stage"] + ("+CRF" if crf else "")},
+        )  # fmt: skip
+
+    def pseudo_labels(self, maps: Artifact, crf: bool = True) -> Artifact:
+        """Masks of walked maps at the preset's alpha, refined by the preset's CRF unless `crf` is off."""
+        return self.masks(maps, self.walk_background(), self.config.refine_crf if crf else None)
+
+    def walk_background(self) -> Background:
+        """The walked background of the preset's alpha."""
+        return Background("channel", self.config.walk.alpha_sweep.index(self.config.walk.alpha))
+
+    # --- segmentation ------------------------------------------------------------------------------------
+
+    def segmentation_net(self, masks: Artifact) -> Artifact:
+        """Train the segmentation network on pseudo labels of the training photos."""
+        config, seed = self.config.segmentation, masks.labels["seed"]
+        title = _title(masks, f"segmentation net on {masks.labels['stage']}")
+
+        def work(out: Path) -> None:
+            model = self._segmentation_net(seed)
+            transform = segmentation_transform(
+                config.scale, config.crop, model.backbone.mean, model.backbone.std
+            )
+            examples = SegmentationExamples(self.train, self.train.ids, masks.path, transform)
+            self._train(model, examples, len(self.train), config, out, title, seed)
+
+        return self._stage(
+            "segmentation_net", 1, {"seed": seed, **self._net_config(config)}, [masks.key], work, title,
+            masks.labels,
+        )  # fmt: skip
+
+    def segment(self, masks: Artifact, split: str = "val") -> Artifact:
+        """Class probabilities of the segmentation network trained on `masks`; no image labels are used."""
+        net, data, config = self.segmentation_net(masks), self._data(split), self.config
+        title = f"{masks.labels['method']} segmentation, {split}, seed {masks.labels['seed']}"
+
+        def work(out: Path) -> None:
+            model = load_trained(self._segmentation_net(masks.labels["seed"]), net.path).to(self.device)
+
+            def probabilities(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
+                found = class_probabilities(
+                    model, images, config.segmentation.test_scales, True, config.maps.stride
+                )
+                classes, size = torch.arange(found.shape[1]).numpy(), tuple(images.shape[-2:])
+                return [ScoreMaps(classes, maps.cpu().numpy(), size, config.maps.stride) for maps in found]
+
+            self._write_maps(data, out, title, probabilities)
+
+        return self._stage(
+            "segment", 1, {"scales": config.segmentation.test_scales, "stride": config.maps.stride},
+            [net.key, data.fingerprint()], work, title,
+            {**masks.labels, "stage": "segmentation", "split": split},
+        )  # fmt: skip
+
+    # --- scores ------------------------------------------------------------------------------------------
+
+    def settings(self, artifact: Artifact) -> Settings:
+        """The knob between an artifact and its masks: CAM's threshold, the walk's alpha, or none."""
+        if artifact.stage == "response_maps":
+            first, last, step = self.config.scores.sweep
+            thresholds = np.round(np.arange(first, last + step / 2, step), 6)
+            return Settings(
+                "threshold", thresholds, int(np.abs(thresholds - self.config.scores.fixed_threshold).argmin())
+            )
+        if artifact.stage == "random_walk":
+            walk = self.config.walk
+            return Settings("alpha", np.array(walk.alpha_sweep), walk.alpha_sweep.index(walk.alpha))
+        return Settings("", np.zeros(1), 0)
+
+    def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
+        """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
+        data, ids = self.split(artifact.labels["split"])
+        settings, count = self.settings(artifact), len(self.classes)
+        parts = data.root / "SegmentationPart"
+        title = f"scores of {artifact.title}"
+
+        def work(out: Path) -> None:
+            predict = {
+                "threshold": lambda: sweep_thresholds(artifact.path, settings.values, count),
+                "alpha": lambda: sweep_backgrounds(artifact.path, len(settings.values), count),
+                "": lambda: of_masks(artifact.path, count),
+            }[settings.name]()
+            totals = total_confusions(
+                predict, report(ids, title, unit="photo", total=len(ids)), data.mask,
+                parts if parts.is_dir() else None,
+            )  # fmt: skip
+            np.savez_compressed(out / "confusions.npz", **totals)
+
+        scored = self._stage(
+            "scores", 1, {"settings": [settings.name, settings.values.tolist()], "photos": ids},
+            [artifact.key, data.fingerprint()], work, title, artifact.labels,
+        )  # fmt: skip
+        with np.load(scored.file("confusions.npz"), allow_pickle=False) as totals:
+            return dict(totals)
+
+    def scores(self, artifacts: Sequence[Artifact]) -> pd.DataFrame:
+        """Tidy scores in %: dataset, split, photos, method, stage, seed, weights, rule, setting, class, metric, value.
+
+        Rule "fixed" is the preset's setting; "oracle" the best one on this very ground truth.
+        """
+        tables = []
+        for artifact in artifacts:
+            table = score_table(self.confusions(artifact)["all"], self.settings(artifact), self.classes)
+            labels = artifact.labels
+            about = {
+                "dataset": self.dataset,
+                "split": labels["split"],
+                "photos": len(self.split(labels["split"])[1]),
+                "method": labels["method"],
+                "stage": labels["stage"],
+                "seed": labels["seed"],
+                "weights": f"{self.config.backbone.name}, {self.config.backbone.weights}",
+            }
+            for place, (name, value) in enumerate(about.items()):
+                table.insert(place, name, value)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def sweep(self, artifact: Artifact) -> pd.DataFrame:
+        """Summary metrics in % at every setting; on the scenes also the recall of each part."""
+        confusions, settings = self.confusions(artifact), self.settings(artifact)
+        means = [summary(confusion) for confusion in confusions["all"]]
+        table = pd.DataFrame({metric: [100 * m[key] for m in means] for metric, key in MEANS.items()})
+        if len(confusions) > 1:
+            table = table.join(part_recall(confusions))
+        return table.set_index(pd.Index(settings.values, name=settings.name))
+
+    def times(self, artifacts: Sequence[Artifact]) -> pd.DataFrame:
+        """Wall time of each stage as it was first computed, with the device."""
+        records = [artifact.provenance() for artifact in artifacts]
+        return pd.DataFrame(
+            [(r["title"], r["seconds"], r["resumed"], r["device"]) for r in records],
+            columns=["stage", "seconds", "resumed", "device"],
+        )
+
+    def save_table(self, table: pd.DataFrame, name: str) -> Path:
+        """Write results/<dataset>/<preset>/tables/<name>.csv and, beside it, where its numbers come from."""
+        path = self._result("tables", f"{name}.csv")
+        save_atomically(lambda p: table.to_csv(p, index=False, float_format="%.6g"), path)
+        origin = {"preset": self.preset, "dataset": self.dataset, "seeds": self.seeds, **environment()}
+        origin["config"] = self.config.model_dump()
+        save_atomically(
+            lambda p: p.write_text(json.dumps(origin, indent=1)), self._result("provenance", f"{name}.json")
+        )
+        return path
+
+    def save_figure(self, figure: Figure, name: str) -> Path:
+        """Write results/<dataset>/<preset>/figures/<name>.png."""
+        path = self._result("figures", f"{name}.png")
+        save_atomically(lambda p: figure.savefig(p), path)
+        return path
+
+    def _result(self, kind: str, name: str) -> Path:
+        path = self.results / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    # --- shared ------------------------------------------------------------------------------------------
+
+    def _data(self, split: str) -> VOCDataset:
+        return self.split(split)[0]
+
+    def _stage(self, stage, version, config, inputs, work, title, labels) -> Artifact:
+        config = {"dataset": self.dataset, **config}
+        return self.cache.run(stage, version, config, inputs, work, title=title, labels=labels)
+
+    def _backbone_config(self) -> dict[str, Any]:
+        return {"backbone": self.config.backbone.model_dump()}
+
+    def _net_config(self, section) -> dict[str, Any]:
+        return section.model_dump() | self._backbone_config() | {"precision": self.config.precision}
+
+    def _classifier_net(self, method: str, seed: int) -> nn.Module:
+        if method not in METHODS:
+            raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
+        return self._seeded(seed, lambda: METHODS[method](self._backbone(), len(self.classes) - 1))
+
+    def _affinity_net(self, seed: int) -> AffinityNet:
+        config = self.config.affinity
+        return self._seeded(
+            seed,
+            lambda: AffinityNet(
+                self._backbone(config.output_stride),
+                config.channels,
+                config.radius,
+                self.config.walk.psa_compat,
+            ),
+        )
+
+    def _segmentation_net(self, seed: int) -> LightDeepLab:
+        return self._seeded(
+            seed,
+            lambda: LightDeepLab(self._backbone(), len(self.classes), self.config.segmentation.channels),
+        )
+
+    def _backbone(self, output_stride: int | None = None):
+        config = self.config.backbone
+        return build_backbone(config.name, output_stride or config.output_stride, config.weights)
+
+    @staticmethod
+    def _seeded(seed: int, build):
+        """New layers drawn from the seed, whatever was drawn before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix_seeds(seed))
+            return build()
+
+    def _train(self, model, example, size, schedule, out, title, seed) -> None:
+        train(
+            model, SeededExamples(size, example, seed), schedule, out,
+            workers=self.config.workers, precision=self.config.precision, title=title,
+        )  # fmt: skip
+
+    def _write_maps(self, data: VOCDataset, out: Path, title: str, compute) -> None:
+        """Call compute(images (B, 3, H, W), ids) on photos of one size and write what it returns."""
+        todo = [id for id in data.ids if not (out / f"{id}.npz").exists()]
+        groups = batches_of_one_size(todo, [data.image_size(id) for id in todo], self.config.maps.batch)
+        done = len(data) - len(todo)
+
+        def written():
+            for ids in groups:
+                images = torch.stack([photo_tensor(data, id).as_subclass(Tensor) for id in ids]).to(
+                    self.device
+                )
+                for id, maps in zip(ids, compute(images, ids), strict=True):
+                    save_atomically(maps.save, out / f"{id}.npz")
+                    yield id
+
+        for _ in report(written(), title, unit="photo", total=len(data), initial=done):
+            pass
+
+
+def _title(artifact: Artifact, what: str) -> str:
+    """What a stage is called in progress lines and tables of times."""
+    return f"{artifact.labels['method']} {what}, {artifact.labels['split']}, seed {artifact.labels['seed']}"

@@ -1,0 +1,126 @@
+"""Figures: labelled axes, colour-blind palette, legible in print. Functions return the figure; none shows it."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+IGNORE = 255
+VOID = (0.88, 0.88, 0.88)
+
+
+def set_style() -> None:
+    """One look for every figure; call it once in a notebook."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    plt.rcParams |= {
+        "figure.dpi": 110,
+        "savefig.dpi": 160,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+
+
+def class_colours(count: int) -> np.ndarray:
+    """(count, 3) RGB in [0, 1] for class ids 0..count-1; background is black."""
+    palette = sns.color_palette("colorblind", 10) if count <= 11 else sns.color_palette("husl", count - 1)
+    return np.array([(0, 0, 0), *palette[: count - 1]])
+
+
+def overlay_map(photo: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Photo (H, W, 3) uint8 under a heat map of response (H, W) in [0, 1] -> (H, W, 3) in [0, 1]."""
+    heat = plt.get_cmap("inferno")(np.clip(response, 0, 1))[..., :3]
+    return 0.4 * photo / 255 + 0.6 * heat
+
+
+def overlay_mask(photo: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
+    """Photo (H, W, 3) uint8 under the class colours of mask (H, W); void is light grey, background the photo."""
+    colours = np.concatenate([class_colours(classes), np.tile(VOID, (256 - classes, 1))])
+    grey = photo.mean(2, keepdims=True) / 255
+    shown = 0.35 * grey + 0.65 * colours[mask]
+    return np.where((mask == 0)[..., None], photo / 255, shown)
+
+
+def picture_grid(
+    pictures: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] = (), width: float = 2.2
+) -> Figure:
+    """One row per mapping of title -> picture; class names (background first) give a legend.
+
+    Pictures are (H, W, 3) in [0, 1] or uint8. Titles stand above the first row.
+    """
+    titles = list(pictures[0])
+    height, breadth = next(iter(pictures[0].values())).shape[:2]
+    figure, axes = plt.subplots(
+        len(pictures), len(titles), squeeze=False, layout="constrained",
+        figsize=(width * len(titles), width * height / breadth * len(pictures) + 0.6),
+    )  # fmt: skip
+    for row, pictured in zip(axes, pictures, strict=True):
+        for axis, title in zip(row, titles, strict=True):
+            axis.imshow(pictured[title])
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    if names:
+        colours = class_colours(len(names))
+        handles = [Patch(color=colours[i], label=name) for i, name in enumerate(names) if i]
+        handles.append(Patch(color=VOID, label="void / undecided"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=8)
+    return figure
+
+
+def sweep_curves(
+    table: pd.DataFrame, x: str, value: str, marks: Mapping[str, float] | None = None, log: bool = False
+) -> Figure:
+    """Lines of every column of `table` over its index.
+
+    Args:
+        table: index is the swept setting, columns are the series, values in %.
+        x, value: axis labels.
+        marks: vertical lines, label -> position.
+    """
+    figure, axis = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    for (name, series), style in zip(table.items(), ("-", "--", "-.", ":", "-", "--"), strict=False):
+        axis.plot(
+            table.index, series, style, label=name, linewidth=2, marker="o" if len(table) < 20 else None
+        )
+    for (label, position), style in zip((marks or {}).items(), (":", "-"), strict=False):
+        axis.axvline(position, color="0.35", linestyle=style, linewidth=1, label=label)
+    if log:
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(table.index, [f"{v:g}" for v in table.index])
+        axis.minorticks_off()
+    axis.set(xlabel=x, ylabel=value, ylim=(0, 100))
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def class_bars(table: pd.DataFrame, value: str) -> Figure:
+    """Grouped bars: one group per row (class), one bar per column (stage), values in %."""
+    hatches = ("", "//", "..", "xx", "--", "\\\\")
+    figure, axis = plt.subplots(figsize=(max(5.4, 0.9 * len(table) + 1.6), 3.4), layout="constrained")
+    table.plot.bar(ax=axis, width=0.8, edgecolor="white", linewidth=0.4)
+    for container, hatch in zip(axis.containers, hatches, strict=False):
+        for bar in container:
+            bar.set_hatch(hatch)
+    axis.set(xlabel="", ylabel=value, ylim=(0, 100))
+    axis.tick_params(axis="x", rotation=30)
+    axis.legend(
+        fontsize=8, frameon=False, ncols=min(4, table.shape[1]), loc="upper center", bbox_to_anchor=(0.5, 1.2)
+    )
+    return figure
+
+
+def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Loss per epoch, one panel per network; each history has columns epoch and loss."""
+    figure, axes = plt.subplots(
+        1, len(histories), figsize=(3.2 * len(histories), 2.6), squeeze=False, layout="constrained"
+    )
+    for axis, (title, history) in zip(axes[0], histories.items(), strict=True):
+        axis.plot(history["epoch"], history["loss"], marker="o")
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure

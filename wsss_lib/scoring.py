@@ -1,0 +1,122 @@
+"""Scores of maps and masks against the ground truth: one pass over the photos for every threshold."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsss_lib.data.photos import open_image
+from wsss_lib.data.score_maps import ScoreMaps, load_mask
+from wsss_lib.metrics import best_threshold, class_scores, confusion_matrix, summary, threshold_sweep
+from wsss_lib.refinement import Background, with_background
+
+IGNORE = 255
+# Metric names of the papers' tables -> columns of class_scores, keys of summary
+PER_CLASS = {"IoU": "iou", "precision": "precision", "recall": "recall", "F-score": "f_score"}
+MEANS = {
+    "mIoU": "mean_iou",
+    "precision": "mean_precision",
+    "recall": "mean_recall",
+    "F-score": "mean_f_score",
+    "pixel accuracy": "pixel_accuracy",
+}
+PARTS = {1: "discriminative part", 2: "body"}
+
+Predict = Callable[[str, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of the one knob between maps and mask, and the one the preset fixes.
+
+    name: "threshold", "alpha", or "" where there is no knob; values: (T,); fixed: index of the fixed one.
+    """
+
+    name: str
+    values: np.ndarray
+    fixed: int
+
+    def rules(self, confusions: np.ndarray) -> dict[str, int]:
+        """Rule -> index. The oracle looks at the very ground truth it is scored on."""
+        if not self.name:
+            return {"none": 0}
+        best, _ = best_threshold(confusions, self.values)
+        return {"fixed": self.fixed, "oracle": self.values.tolist().index(best)}
+
+
+def sweep_thresholds(folder: Path, thresholds: np.ndarray, num_classes: int) -> Predict:
+    """Confusions (T, K, K) of argmax over [t, maps]."""
+
+    def confusions(id: str, target: np.ndarray) -> np.ndarray:
+        maps = ScoreMaps.load(folder / f"{id}.npz")
+        return threshold_sweep(maps.full(), maps.classes, target, thresholds, num_classes)
+
+    return confusions
+
+
+def sweep_backgrounds(folder: Path, count: int, num_classes: int) -> Predict:
+    """Confusions (T, K, K) of walked maps with each of the `count` walked backgrounds."""
+
+    def confusions(id: str, target: np.ndarray) -> np.ndarray:
+        maps = ScoreMaps.load(folder / f"{id}.npz")
+        found = []
+        for index in range(count):
+            classes, scores = with_background(maps, Background("channel", index))
+            found.append(confusion_matrix(classes[scores.argmax(0)], target, num_classes))
+        return np.stack(found)
+
+    return confusions
+
+
+def of_masks(folder: Path, num_classes: int) -> Predict:
+    """Confusion (1, K, K) of masks."""
+
+    def confusions(id: str, target: np.ndarray) -> np.ndarray:
+        return confusion_matrix(load_mask(folder / f"{id}.png"), target, num_classes)[None]
+
+    return confusions
+
+
+def total_confusions(
+    predict: Predict, ids: Sequence[str], truth: Callable[[str], np.ndarray], parts: Path | None
+) -> dict[str, np.ndarray]:
+    """Sum over photos: {"all": (T, K, K)}, and of each part's pixels alone where part masks exist."""
+    totals: dict[str, np.ndarray] = {}
+    for id in ids:
+        target = truth(id)
+        targets = {"all": target}
+        if parts is not None:
+            with open_image(parts / f"{id}.png") as image:
+                part = np.array(image)
+            targets |= {name: np.where(part == value, target, IGNORE) for value, name in PARTS.items()}
+        for name, selected in targets.items():
+            totals[name] = totals.get(name, 0) + predict(id, selected)
+    return totals
+
+
+def score_table(confusions: np.ndarray, settings: Settings, names: Sequence[str]) -> pd.DataFrame:
+    """Tidy rows rule, setting, class, metric, value (in %), for the fixed and the oracle setting.
+
+    Class "all" holds the means over the classes.
+    """
+    rows = []
+    for rule, index in settings.rules(confusions).items():
+        setting = f"{settings.name} {settings.values[index]:g}" if settings.name else ""
+        per_class, means = class_scores(confusions[index]), summary(confusions[index])
+        for metric, column in PER_CLASS.items():
+            values = zip(names, per_class[column], strict=True)
+            rows += [(rule, setting, name, metric, 100 * value) for name, value in values]
+        rows += [(rule, setting, "all", metric, 100 * means[key]) for metric, key in MEANS.items()]
+    return pd.DataFrame(rows, columns=["rule", "setting", "class", "metric", "value"])
+
+
+def part_recall(totals: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Share (in %) of each part's pixels that get their object's class: rows are settings, columns parts."""
+    recall = {}
+    for name in PARTS.values():
+        confusions = totals[name]
+        hits = np.trace(confusions[:, 1:, 1:], axis1=1, axis2=2)
+        recall[name] = 100 * hits / np.maximum(confusions[:, 1:].sum((1, 2)), 1)
+    return pd.DataFrame(recall)
