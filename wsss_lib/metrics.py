@@ -1,0 +1,213 @@
+"""Scores of masks: everything comes from one K x K confusion matrix, counted over a whole split.
+
+n[g, p] is the number of pixels of true class g that are predicted as p; class 0 is background. Matrices are
+int64 and add up over images (COCO has 2.5e10 pixels). Scores are fractions in [0, 1].
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from wsss_lib.data.voc import IGNORE
+
+
+def _check_ids(name: str, ids: np.ndarray, num_classes: int) -> None:
+    if ids.size and not (np.issubdtype(ids.dtype, np.integer) and 0 <= ids.min() <= ids.max() < num_classes):
+        raise ValueError(
+            f"{name} ({ids.dtype}) holds ids from {ids.min()} to {ids.max()}; "
+            f"give integers 0..{num_classes - 1} (num_classes is {num_classes}) or void."
+        )
+
+
+def confusion_matrix(
+    prediction: np.ndarray, target: np.ndarray, num_classes: int, ignore: int = IGNORE
+) -> np.ndarray:
+    """n[g, p] (K, K) int64 of two masks of one shape, at the size of the original image.
+
+    Pixels whose target is `ignore` do not count. Elsewhere a prediction of `ignore` counts as background:
+    dropping it would reward leaving out the hard pixels.
+
+    Raises:
+        ValueError: shapes that differ, ids that are neither 0..K-1 nor `ignore`.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction is {prediction.shape} but target is {target.shape}; "
+            "resize the scores to the original image before the argmax."
+        )
+    counted = target != ignore
+    target, prediction = target[counted], prediction[counted]
+    prediction = np.where(prediction == ignore, 0, prediction)
+    _check_ids("target", target, num_classes)
+    _check_ids("prediction", prediction, num_classes)
+    pairs = target.astype(np.int64) * num_classes + prediction
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+def class_scores(confusion: np.ndarray) -> pd.DataFrame:
+    """Scores of each class: TP its hits, T its true and P its predicted pixels, union = T + P - TP.
+
+    A class is absent if its union is empty: all its scores are NaN. A class that is true but never predicted
+    has precision 0, not NaN, so that leaving a class out cannot raise the mean; recall is NaN for T = 0.
+
+    Returns:
+        Index class id; columns iou = TP / union, precision = TP / P, recall = TP / T (class accuracy),
+        f_score = 2 TP / (T + P) = 2 precision recall / (precision + recall), and what iou lacks to 1:
+        false_positive = (P - TP) / union, false_negative = (T - TP) / union.
+
+    Raises:
+        ValueError: confusion that is not a square matrix of counts.
+    """
+    _check_confusion(confusion)
+    hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    union = true + predicted - hits
+    columns = {
+        "iou": _ratio(hits, union),
+        "precision": _ratio(hits, np.where(union > 0, np.maximum(predicted, 1), 0)),
+        "recall": _ratio(hits, true),
+        "f_score": _ratio(2 * hits, true + predicted),
+        "false_positive": _ratio(predicted - hits, union),
+        "false_negative": _ratio(true - hits, union),
+    }
+    return pd.DataFrame(columns).rename_axis("class")
+
+
+def summary(confusion: np.ndarray) -> dict[str, float]:
+    """Means over the classes, background included, that are not NaN in `class_scores`; NaN if none is.
+
+    Returns:
+        mean_iou, mean_precision, mean_recall (mean class accuracy), mean_f_score, pixel_accuracy and
+        frequency_weighted_iou (weights: true pixels).
+    """
+    classes = class_scores(confusion)
+    true, pixels = confusion.sum(1), confusion.sum()
+    means = {
+        "mean_iou": classes["iou"].mean(),
+        "mean_precision": classes["precision"].mean(),
+        "mean_recall": classes["recall"].mean(),
+        "mean_f_score": classes["f_score"].mean(),
+        "pixel_accuracy": _ratio(confusion.trace(), pixels),
+        "frequency_weighted_iou": _ratio((classes["iou"].fillna(0) * true).sum(), pixels),
+    }
+    return {name: float(mean) for name, mean in means.items()}
+
+
+def absent_classes(confusion: np.ndarray) -> list[int]:
+    """Ids of the classes without a true or predicted pixel, which the means of `summary` leave out."""
+    scores = class_scores(confusion)
+    return scores.index[scores["iou"].isna()].tolist()
+
+
+def threshold_sweep(
+    maps: np.ndarray, classes: np.ndarray, target: np.ndarray, thresholds: Sequence[float], num_classes: int
+) -> np.ndarray:
+    """Confusion matrices (T, K, K) int64 of argmax over [t, maps], for every background threshold t at once.
+
+    The winning map of a pixel does not depend on t, only whether it beats t: one histogram over (target,
+    winner, number of thresholds beaten) and its sums from the right hold all T matrices.
+
+    Args:
+        maps: (n, H, W) floats in [0, 1]; n = 0 predicts background everywhere.
+        classes: (n,) class ids in 1..K-1, one per map; the first map wins ties, and background wins over all.
+        target: (H, W) ids in 0..K-1, 255 ignored.
+        thresholds: ascending. Compared at the maps' precision, at least float32, like scores in an array.
+
+    Raises:
+        ValueError: shapes that disagree, maps outside [0, 1] or NaN, ids out of range, unsorted thresholds.
+    """
+    classes, thresholds = np.asarray(classes), np.asarray(thresholds)
+    if maps.ndim != 3 or maps.shape[1:] != target.shape or classes.shape != maps.shape[:1]:
+        raise ValueError(
+            f"maps {maps.shape}, classes {classes.shape} and target {target.shape} disagree; "
+            "give (n, H, W), (n,) and (H, W)."
+        )
+    if not ((maps >= -1e-5) & (maps <= 1 + 1e-5)).all():  # interpolation rounds
+        raise ValueError(
+            f"maps hold NaN or values outside [0, 1] (from {maps.min()} to {maps.max()}); normalise them."
+        )
+    _check_ascending(thresholds)
+    if not np.isin(classes, np.arange(1, num_classes)).all():
+        raise ValueError(f"classes are {classes}; give ids 1..{num_classes - 1}, background has no map.")
+    counted = target != IGNORE
+    target = target[counted]
+    _check_ids("target", target, num_classes)
+
+    maps = maps[:, counted].astype(np.result_type(maps, np.float32))
+    if len(maps):
+        winner = classes[maps.argmax(0)]
+        beaten = np.searchsorted(thresholds.astype(maps.dtype), maps.max(0), side="left")
+    else:
+        winner = beaten = np.zeros_like(target)
+    shape = (num_classes, num_classes, len(thresholds) + 1)
+    cells = np.ravel_multi_index((target, winner, beaten), shape)
+    histogram = np.bincount(cells, minlength=np.prod(shape)).reshape(shape)
+    at_least = histogram[..., ::-1].cumsum(-1)[..., ::-1]  # pixels that beat at least 0..T thresholds
+    confusions = np.moveaxis(at_least[..., 1:], -1, 0).copy()
+    confusions[:, :, 0] += at_least[..., 0].sum(1) - confusions.sum(2)  # the others are background
+    return confusions
+
+
+def best_threshold(confusions: np.ndarray, thresholds: Sequence[float]) -> tuple[float, float]:
+    """Threshold of the best mean IoU, and that mean IoU: all are compared, the lower threshold wins ties.
+
+    Chosen on ground truth, it is an oracle: report it as such, beside the score at a fixed threshold.
+
+    Args:
+        confusions: (T, K, K) of `threshold_sweep`, summed over a split.
+        thresholds: (T,), ascending.
+
+    Raises:
+        ValueError: lengths that differ, unsorted thresholds, confusions without a single pixel.
+    """
+    if len(confusions) != len(thresholds):
+        raise ValueError(
+            f"There are {len(confusions)} confusions for {len(thresholds)} thresholds; give one each."
+        )
+    _check_ascending(np.asarray(thresholds))
+    means = np.array([summary(confusion)["mean_iou"] for confusion in confusions])
+    if not np.isfinite(means).all():
+        raise ValueError("The confusions hold no pixel; sum them over a split with ground truth first.")
+    best = int(means.argmax())
+    return float(thresholds[best]), float(means[best])
+
+
+def part_recall(prediction: np.ndarray, mask: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Counts (2, 2) int64: rows discriminative part (1) and rest (2), columns hits and pixels.
+
+    A hit is a pixel predicted as the class of `mask`. Pixels with 255 in `mask` or `parts` do not count. Sum
+    the counts over images, then divide: recall = counts[:, 0] / counts[:, 1].
+
+    Args:
+        prediction, mask: (H, W) class ids.
+        parts: (H, W) 0 (background), 1, 2 or 255, as the drawn scenes have it.
+
+    Raises:
+        ValueError: shapes that differ, parts with other ids.
+    """
+    if not prediction.shape == mask.shape == parts.shape:
+        raise ValueError(
+            f"prediction {prediction.shape}, mask {mask.shape} and parts {parts.shape} differ; "
+            "give all three at the size of the image."
+        )
+    counted = (mask != IGNORE) & (parts != IGNORE)
+    _check_ids("parts", parts[counted], 3)
+    hit = prediction == mask
+    return np.array([[(hit & of).sum(), of.sum()] for of in (counted & (parts == 1), counted & (parts == 2))])
+
+
+def _check_confusion(confusion: np.ndarray) -> None:
+    square = confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1]
+    if not square or not np.issubdtype(confusion.dtype, np.integer) or (confusion < 0).any():
+        raise ValueError(
+            f"confusion is {confusion.dtype} {confusion.shape}; give a (K, K) matrix of counts, not below 0."
+        )
+
+
+def _check_ascending(thresholds: np.ndarray) -> None:
+    if thresholds.ndim != 1 or not len(thresholds) or not (np.diff(thresholds) > 0).all():
+        raise ValueError(f"thresholds are {thresholds}; give at least one, each above the one before.")
