@@ -144,6 +144,11 @@ def test_wrong_arguments_stop_before_anything_runs(root, run, capfd, arguments, 
     assert not (root / "results").exists()
 
 
+def test_no_notebooks_is_an_error(run, capfd):
+    assert run() == 2
+    assert "holds no notebooks" in capfd.readouterr().err
+
+
 def test_a_notebook_needs_exactly_one_parameters_cell(root, run, capfd):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
     nbformat.write(notebook, root / "notebooks" / "01_bare.ipynb")

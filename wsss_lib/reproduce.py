@@ -35,13 +35,15 @@ def select(names: Iterable[str]) -> list[Path]:
     """Notebooks of notebooks/ in name order, those starting with one of `names`; all where `names` is empty.
 
     Raises:
-        ValueError: a name fits no notebook.
+        ValueError: a name fits no notebook, or there are none.
     """
     available = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not available:
+        raise ValueError(f"{ROOT / 'notebooks'} holds no notebooks; run from a checkout of the repository")
     prefixes = [Path(name).name.removesuffix(".ipynb") for name in names]
     for prefix in prefixes:
         if not any(notebook.stem.startswith(prefix) for notebook in available):
-            stems = ", ".join(notebook.stem for notebook in available) or "none"
+            stems = ", ".join(notebook.stem for notebook in available)
             raise ValueError(f"no notebook starts with {prefix!r}; notebooks/ has: {stems}")
     return [notebook for notebook in available if not prefixes or notebook.stem.startswith(tuple(prefixes))]
 
