@@ -1,6 +1,5 @@
 """The study: which stage follows which, each computed once and cached. Notebooks talk to `Study` alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from wsss_lib.atomic import save_atomically
-from wsss_lib.cache import Artifact, Cache, environment
+from wsss_lib.cache import Artifact, Cache
 from wsss_lib.config import load_config
 from wsss_lib.data.examples import (
     AffinityExamples,
@@ -23,6 +21,7 @@ from wsss_lib.data.examples import (
 )
 from wsss_lib.data.scenes import generate_scenes
 from wsss_lib.data.score_maps import ScoreMaps
+from wsss_lib.data.splits import Splits
 from wsss_lib.data.transforms import (
     affinity_transform,
     classification_transform,
@@ -39,6 +38,7 @@ from wsss_lib.models.deeplab import LightDeepLab
 from wsss_lib.progress import report
 from wsss_lib.random_walk import random_walk
 from wsss_lib.refinement import Background, over_processes, with_background, write_marginals, write_mask
+from wsss_lib.results import Results
 from wsss_lib.scoring import (
     MEANS,
     Settings,
@@ -51,6 +51,7 @@ from wsss_lib.scoring import (
 )
 from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = "scenes"
 METHODS = {"cam": CAM}
 
@@ -66,7 +67,8 @@ class Study:
         labels: source of the image labels, as in `VOCDataset`.
         seeds: of the preset if None.
         overrides: dotted preset keys, e.g. {"classifier.epochs": 2}.
-        cache: folder of finished stages; results: where tables and figures go.
+        cache: folder of finished stages; results: where tables and figures go. Relative paths, also of
+            `root`, start at the repository.
 
     Raises:
         ValueError, FileNotFoundError: bad preset, override or dataset, each with the remedy.
@@ -92,17 +94,19 @@ class Study:
         self.config = load_config(preset, overrides)
         self.seeds = tuple(self.config.seeds if seeds is None else seeds)
         self.preset, self.dataset = preset, dataset
-        self.cache = Cache(Path(cache))
-        self.results = Path(results) / dataset / Path(preset).stem
+        self.cache = Cache(under_root(cache))
+        self.results = Results(
+            under_root(results) / dataset / Path(preset).stem,
+            {"preset": preset, "dataset": dataset, "seeds": self.seeds, "config": self.config.model_dump()},
+        )
         self._root, self._classes, self._labels = root, classes, labels
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    # --- data -------------------------------------------------------------------------------------------
-
     @cached_property
-    def root(self) -> Path:
-        """The dataset's folder; draws the scenes if they are not there."""
-        return Path(self._root) if self._root is not None else self._scenes().path
+    def data(self) -> Splits:
+        """The dataset; draws the scenes if they are not there."""
+        root = self._scenes().path if self._root is None else under_root(self._root)
+        return Splits(root, self._classes, self._labels, self.config.limit)
 
     def _scenes(self) -> Artifact:
         scenes = self.config.scenes
@@ -114,39 +118,6 @@ class Study:
             ),
             title="embedded scenes", labels={},
         )  # fmt: skip
-
-    def _read(self, split: str) -> VOCDataset:
-        return VOCDataset(self.root, split, self._classes, self._labels, self.config.limit)
-
-    @cached_property
-    def train(self) -> VOCDataset:
-        """Photos to learn from: the list train_aug where there is one, else train."""
-        lists = self.root.glob("**/ImageSets/Segmentation/*.txt")
-        augmented = {"train_aug", "trainaug"} & {path.stem for path in lists}
-        return self._read("train_aug" if augmented else "train")
-
-    @cached_property
-    def val(self) -> VOCDataset:
-        return self._read("val")
-
-    @cached_property
-    def scored_train(self) -> list[str]:
-        """Training photos with official masks, on which maps and pseudo labels are scored: the list train."""
-        official = set(self._read("train").ids)
-        return [id for id in self.train.ids if id in official]
-
-    def split(self, name: str) -> tuple[VOCDataset, list[str]]:
-        """Data and scored ids of "train" or "val"."""
-        if name == "train":
-            return self.train, self.scored_train
-        if name == "val":
-            return self.val, self.val.ids
-        raise ValueError(f"Split {name!r} is not scored here; choose 'train' or 'val'.")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by id, background first."""
-        return ("background", *self.train.classes)
 
     # --- classifier and response maps --------------------------------------------------------------------
 
@@ -161,8 +132,8 @@ class Study:
             )
             self._train(
                 model,
-                ClassificationExamples(self.train, transform),
-                len(self.train),
+                ClassificationExamples(self.data.train, transform),
+                len(self.data.train),
                 config,
                 out,
                 title,
@@ -172,13 +143,13 @@ class Study:
         title = f"{method} classifier, seed {seed}"
         return self._stage(
             "classifier", 1, {"method": method, "seed": seed, **self._net_config(config)},
-            [self.train.fingerprint()], work, title, {"method": method, "seed": seed},
+            [self.data.train.fingerprint()], work, title, {"method": method, "seed": seed},
         )  # fmt: skip
 
     def response_maps(self, method: str, seed: int, split: str = "train") -> Artifact:
         """Multi-scale class activation maps of the present classes (the image labels are known)."""
         classifier = self.classifier(method, seed)
-        data, config = self._data(split), self.config.maps
+        data, config = self.data.dataset(split), self.config.maps
 
         def work(out: Path) -> None:
             model = load_trained(self._classifier_net(method, seed), classifier.path).to(self.device)
@@ -201,7 +172,11 @@ class Study:
 
     def crf_marginals(self, maps: Artifact, alpha: float) -> Artifact:
         """Dense CRF on [(1 - max CAM)^alpha, CAM], for the affinity labels."""
-        data, crf, scale = self._data(maps.labels["split"]), self.config.affinity.crf, self.config.crf_scale
+        data, crf, scale = (
+            self.data.dataset(maps.labels["split"]),
+            self.config.affinity.crf,
+            self.config.crf_scale,
+        )
         background = Background("power", alpha)
         title = _title(maps, f"CRF with background alpha {alpha:g}")
 
@@ -232,8 +207,8 @@ class Study:
             transform = affinity_transform(
                 config.crop, model.backbone.mean, model.backbone.std, config.jitter
             )
-            examples = AffinityExamples(self.train, low.path, high.path, transform, affinity_labels)
-            self._train(model, examples, len(self.train), config, out, title, seed)
+            examples = AffinityExamples(self.data.train, low.path, high.path, transform, affinity_labels)
+            self._train(model, examples, len(self.data.train), config, out, title, seed)
 
         return self._stage(
             "affinity_net", 1, {"seed": seed, **self._net_config(config), "walk": self.config.walk.psa_compat},
@@ -244,7 +219,7 @@ class Study:
         """Random walk of the maps, and of a background for every alpha of the sweep, over learned affinities."""
         train_maps = self.response_maps(maps.labels["method"], maps.labels["seed"])
         net = self.affinity_net(train_maps)
-        data, walk = self._data(maps.labels["split"]), self.config.walk
+        data, walk = self.data.dataset(maps.labels["split"]), self.config.walk
         title = _title(maps, "random walk")
 
         def work(out: Path) -> None:
@@ -277,7 +252,7 @@ class Study:
 
     def masks(self, maps: Artifact, background: Background, crf: str | None) -> Artifact:
         """Masks in VOC layout from score maps; with a dense CRF if it is named."""
-        data, scale = self._data(maps.labels["split"]), self.config.crf_scale
+        data, scale = self.data.dataset(maps.labels["split"]), self.config.crf_scale
         title = _title(maps, f"{maps.labels['stage']} masks" + (" with CRF" if crf else ""))
 
         def work(out: Path) -> None:
@@ -321,8 +296,8 @@ class Study:
             transform = segmentation_transform(
                 config.scale, config.crop, model.backbone.mean, model.backbone.std
             )
-            examples = SegmentationExamples(self.train, self.train.ids, masks.path, transform)
-            self._train(model, examples, len(self.train), config, out, title, seed)
+            examples = SegmentationExamples(self.data.train, self.data.train.ids, masks.path, transform)
+            self._train(model, examples, len(self.data.train), config, out, title, seed)
 
         return self._stage(
             "segmentation_net", 1, {"seed": seed, **self._net_config(config)}, [masks.key], work, title,
@@ -331,7 +306,7 @@ class Study:
 
     def segment(self, masks: Artifact, split: str = "val") -> Artifact:
         """Class probabilities of the segmentation network trained on `masks`; no image labels are used."""
-        net, data, config = self.segmentation_net(masks), self._data(split), self.config
+        net, data, config = self.segmentation_net(masks), self.data.dataset(split), self.config
         title = f"{masks.labels['method']} segmentation, {split}, seed {masks.labels['seed']}"
 
         def work(out: Path) -> None:
@@ -369,9 +344,8 @@ class Study:
 
     def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
         """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
-        data, ids = self.split(artifact.labels["split"])
-        settings, count = self.settings(artifact), len(self.classes)
-        parts = data.root / "SegmentationPart"
+        data, ids = self.data.dataset(artifact.labels["split"]), self.data.scored(artifact.labels["split"])
+        settings, count = self.settings(artifact), len(self.data.classes)
         title = f"scores of {artifact.title}"
 
         def work(out: Path) -> None:
@@ -382,7 +356,7 @@ class Study:
             }[settings.name]()
             totals = total_confusions(
                 predict, report(ids, title, unit="photo", total=len(ids)), data.mask,
-                parts if parts.is_dir() else None,
+                self.data.parts if self.data.has_parts else None,
             )  # fmt: skip
             np.savez_compressed(out / "confusions.npz", **totals)
 
@@ -400,12 +374,12 @@ class Study:
         """
         tables = []
         for artifact in artifacts:
-            table = score_table(self.confusions(artifact)["all"], self.settings(artifact), self.classes)
+            table = score_table(self.confusions(artifact)["all"], self.settings(artifact), self.data.classes)
             labels = artifact.labels
             about = {
                 "dataset": self.dataset,
                 "split": labels["split"],
-                "photos": len(self.split(labels["split"])[1]),
+                "photos": len(self.data.scored(labels["split"])),
                 "method": labels["method"],
                 "stage": labels["stage"],
                 "seed": labels["seed"],
@@ -433,32 +407,7 @@ class Study:
             columns=["stage", "seconds", "resumed", "device"],
         )
 
-    def save_table(self, table: pd.DataFrame, name: str) -> Path:
-        """Write results/<dataset>/<preset>/tables/<name>.csv and, beside it, where its numbers come from."""
-        path = self._result("tables", f"{name}.csv")
-        save_atomically(lambda p: table.to_csv(p, index=False, float_format="%.6g"), path)
-        origin = {"preset": self.preset, "dataset": self.dataset, "seeds": self.seeds, **environment()}
-        origin["config"] = self.config.model_dump()
-        save_atomically(
-            lambda p: p.write_text(json.dumps(origin, indent=1)), self._result("provenance", f"{name}.json")
-        )
-        return path
-
-    def save_figure(self, figure: Figure, name: str) -> Path:
-        """Write results/<dataset>/<preset>/figures/<name>.png."""
-        path = self._result("figures", f"{name}.png")
-        save_atomically(lambda p: figure.savefig(p), path)
-        return path
-
-    def _result(self, kind: str, name: str) -> Path:
-        path = self.results / kind / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
     # --- shared ------------------------------------------------------------------------------------------
-
-    def _data(self, split: str) -> VOCDataset:
-        return self.split(split)[0]
 
     def _stage(self, stage, version, config, inputs, work, title, labels) -> Artifact:
         config = {"dataset": self.dataset, **config}
@@ -473,7 +422,7 @@ class Study:
     def _classifier_net(self, method: str, seed: int) -> nn.Module:
         if method not in METHODS:
             raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
-        return self._seeded(seed, lambda: METHODS[method](self._backbone(), len(self.classes) - 1))
+        return self._seeded(seed, lambda: METHODS[method](self._backbone(), len(self.data.classes) - 1))
 
     def _affinity_net(self, seed: int) -> AffinityNet:
         config = self.config.affinity
@@ -490,7 +439,7 @@ class Study:
     def _segmentation_net(self, seed: int) -> LightDeepLab:
         return self._seeded(
             seed,
-            lambda: LightDeepLab(self._backbone(), len(self.classes), self.config.segmentation.channels),
+            lambda: LightDeepLab(self._backbone(), len(self.data.classes), self.config.segmentation.channels),
         )
 
     def _backbone(self, output_stride: int | None = None):
@@ -527,6 +476,11 @@ class Study:
 
         for _ in report(written(), title, unit="photo", total=len(data), initial=done):
             pass
+
+
+def under_root(path: str | Path) -> Path:
+    """Relative paths start at the repository, wherever a notebook runs."""
+    return REPOSITORY / path
 
 
 def _title(artifact: Artifact, what: str) -> str:

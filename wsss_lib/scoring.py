@@ -1,13 +1,12 @@
 """Scores of maps and masks against the ground truth: one pass over the photos for every threshold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from wsss_lib.data.photos import open_image
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
 from wsss_lib.metrics import best_threshold, class_scores, confusion_matrix, summary, threshold_sweep
 from wsss_lib.refinement import Background, with_background
@@ -80,7 +79,10 @@ def of_masks(folder: Path, num_classes: int) -> Predict:
 
 
 def total_confusions(
-    predict: Predict, ids: Sequence[str], truth: Callable[[str], np.ndarray], parts: Path | None
+    predict: Predict,
+    ids: Iterable[str],
+    truth: Callable[[str], np.ndarray],
+    parts: Callable[[str], np.ndarray] | None,
 ) -> dict[str, np.ndarray]:
     """Sum over photos: {"all": (T, K, K)}, and of each part's pixels alone where part masks exist."""
     totals: dict[str, np.ndarray] = {}
@@ -88,8 +90,7 @@ def total_confusions(
         target = truth(id)
         targets = {"all": target}
         if parts is not None:
-            with open_image(parts / f"{id}.png") as image:
-                part = np.array(image)
+            part = parts(id)
             targets |= {name: np.where(part == value, target, IGNORE) for value, name in PARTS.items()}
         for name, selected in targets.items():
             totals[name] = totals.get(name, 0) + predict(id, selected)

@@ -1,0 +1,69 @@
+"""The splits of a study: what is learned from, and what is scored."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from wsss_lib.data.photos import open_image
+from wsss_lib.data.voc import VOCDataset
+
+
+class Splits:
+    """Train and val of a folder in VOC layout; arguments as in `VOCDataset`.
+
+    `limit` bounds each list, so that a dry run on a large dataset is quick.
+    """
+
+    def __init__(
+        self, root: str | Path, classes: Sequence[str] | None, labels: str | Path, limit: int | None
+    ):
+        self.root, self._classes, self._labels, self._limit = Path(root), classes, labels, limit
+
+    def _read(self, split: str) -> VOCDataset:
+        return VOCDataset(self.root, split, self._classes, self._labels, self._limit)
+
+    @cached_property
+    def train(self) -> VOCDataset:
+        """Photos to learn from: the list train_aug where there is one, else train."""
+        lists = self.root.glob("**/ImageSets/Segmentation/*.txt")
+        augmented = {"train_aug", "trainaug"} & {path.stem for path in lists}
+        return self._read("train_aug" if augmented else "train")
+
+    @cached_property
+    def val(self) -> VOCDataset:
+        return self._read("val")
+
+    @cached_property
+    def scored_train(self) -> list[str]:
+        """Training photos with official masks, on which maps and pseudo labels are scored: the list train."""
+        if self.train.split == "train":
+            return self.train.ids
+        official = set(self._read("train").ids)
+        return [id for id in self.train.ids if id in official]
+
+    def dataset(self, split: str) -> VOCDataset:
+        """All photos of "train" or "val"."""
+        if split not in ("train", "val"):
+            raise ValueError(f"Split {split!r} is not used here; choose 'train' or 'val'.")
+        return self.train if split == "train" else self.val
+
+    def scored(self, split: str) -> list[str]:
+        """Ids of the photos on which "train" or "val" is scored."""
+        return self.scored_train if split == "train" else self.dataset(split).ids
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by id, background first."""
+        return ("background", *self.train.classes)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether part masks exist, as on the embedded scenes."""
+        return (self.train.root / "SegmentationPart").is_dir()
+
+    def parts(self, id: str) -> np.ndarray:
+        """Part mask (H, W): 1 discriminative part, 2 the rest of the object, 255 border."""
+        with open_image(self.train.root / "SegmentationPart" / f"{id}.png") as image:
+            return np.array(image)
