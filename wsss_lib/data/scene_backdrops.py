@@ -1,4 +1,4 @@
-"""The places of the embedded scenes: meadow, shore, woodland, room and street, each with a horizon and a ground."""
+"""The places of the embedded scenes: meadow, shore, woodland, room and street, with horizon and ground."""
 
 from collections.abc import Callable
 
@@ -22,9 +22,9 @@ def draw_backdrop(
     image = np.empty((y.shape[0], x.shape[1], 3), np.float32)
     depth = np.maximum(y - horizon, 0.02)
     # A point of the ground plane at (across, away) is seen at depth 1 / away: perspective in two lines.
-    ground = (0.35 / depth + 0 * x, (x - 0.5) * 0.45 / depth)
+    ground = (0.35 / depth, (x - 0.5) * 0.45 / depth)
     CONTEXTS[context](rng, image, y, x, horizon, ground)
-    image *= 1 + 0.04 * noise(rng, y + 0 * x, x + 0 * y, beta=0.6)[..., None]
+    image *= 1 + 0.03 * noise(rng, y, x, beta=0.8)[..., None]
     return image
 
 
@@ -47,7 +47,7 @@ def _ridge(rng: np.random.Generator, x: np.ndarray, height: float, roughness: fl
 def _sky(rng: np.random.Generator, image: np.ndarray, y: np.ndarray, x: np.ndarray, horizon: float) -> None:
     blue = hsv(rng.uniform(0.53, 0.62), rng.uniform(0.15, 0.6), rng.uniform(0.75, 1.0))
     _gradient(image, y, blue, hsv(rng.uniform(0.05, 0.6), 0.12, rng.uniform(0.85, 1.0)), horizon + 0.1)
-    clouds = noise(rng, 2 * y + 0 * x, x + 0 * y, beta=1.7, density=150)
+    clouds = noise(rng, 2 * y, x, beta=1.7, density=150)
     blend(
         image,
         hsv(0.1, 0.05, rng.uniform(0.85, 1.0)),
@@ -62,15 +62,15 @@ def _meadow(rng, image, y, x, horizon, ground) -> None:
     for height, haze in ((rng.uniform(0.06, 0.16), 0.55), (rng.uniform(0.02, 0.07), 0.3)):
         hills = horizon - y - _ridge(rng, x, height, 0.25)
         hill = (1 - haze) * hsv(hue + 0.03, 0.5, 0.4) + haze * image[0].mean(0)
-        shade = 1 + 0.1 * noise(rng, y + 0 * x, x + 0 * y, beta=0.9)[..., None]
+        shade = 1 + 0.1 * noise(rng, y, x, beta=0.9)[..., None]
         blend(image, hill * shade, coverage(hills, pixel))
     saturation, value = rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.75)
     grass = _mottled(
         rng, ground, hsv(hue + 0.03, saturation, 0.6 * value), hsv(hue, saturation, value), beta=0.9
     )
-    blades = noise(rng, y + 0 * x, x + 0 * y, beta=0.8, stretch=0.25)
+    blades = noise(rng, y, x, beta=0.8, stretch=0.25)
     grass *= 1 + (0.14 * np.clip((y - horizon) / 0.4, 0.2, 1) * blades)[..., None]
-    blend(image, grass, coverage(horizon - y + 0 * x, pixel))
+    blend(image, grass, coverage(horizon - y, pixel))
     if rng.random() < 0.5:
         flowers = noise(rng, *ground, beta=0.2, density=90) > rng.uniform(2.2, 2.8)
         blend(image, hsv(rng.random(), rng.uniform(0.2, 0.7), 0.95), 0.8 * flowers * (y > horizon))
@@ -88,7 +88,7 @@ def _shore(rng, image, y, x, horizon, ground) -> None:
         beta=0.9,
         stretch=4.0,
     )
-    blend(image, sea, coverage(horizon - y + 0 * x, pixel))
+    blend(image, sea, coverage(horizon - y, pixel))
     waterline = horizon + rng.uniform(0.06, 0.35) + rng.uniform(-0.12, 0.12) * x
     waterline = waterline + 0.012 * noise(rng, 0 * x, x, beta=1.4)
     hue, value = rng.uniform(0.06, 0.13), rng.uniform(0.65, 0.9)
@@ -101,10 +101,10 @@ def _shore(rng, image, y, x, horizon, ground) -> None:
 def _woodland(rng, image, y, x, horizon, ground) -> None:
     pixel = y[1, 0] - y[0, 0]
     hue = rng.uniform(0.1, 0.36)
-    flat = (y + 0 * x, x + 0 * y)
+    flat = (y, x)
     image[:] = _mottled(rng, flat, hsv(hue, 0.5, 0.15), hsv(hue, 0.4, rng.uniform(0.4, 0.7)), beta=1.1)
     image += 0.12 * np.clip(noise(rng, *flat, beta=0.3), 0, 3)[..., None] * hsv(hue - 0.03, 0.4, 1)
-    for near in np.sort(rng.uniform(0.15, 1, rng.integers(4, 9))):
+    for near in np.sort(rng.uniform(0.15, 1, rng.integers(4, 9))).tolist():
         foot, at, radius = horizon + 0.12 * near, rng.uniform(-0.1, x.max() + 0.1), 0.012 + 0.05 * near**2
         lean = rng.uniform(-0.08, 0.08)
         trunk = capsules(np.array([[at, foot, radius * 1.2, at + lean, -0.2, 0.8 * radius]]), y, x, 0.01)
@@ -132,7 +132,7 @@ def _room(rng, image, y, x, horizon, ground) -> None:
     pitch = rng.uniform(0.06, 0.14)
     pattern = rng.integers(3)
     if pattern == 0:
-        blend(image, print_, coverage(np.abs((x / pitch) % 1 - 0.5) * pitch - 0.25 * pitch + 0 * y, pixel))
+        blend(image, print_, coverage(np.abs((x / pitch) % 1 - 0.5) * pitch - 0.25 * pitch, pixel))
     elif pattern == 1:
         row = np.floor(y / pitch)
         dots = np.hypot(((x / pitch + 0.5 * (row % 2)) % 1 - 0.5), (y / pitch) % 1 - 0.5) * pitch
@@ -141,13 +141,11 @@ def _room(rng, image, y, x, horizon, ground) -> None:
         cx, cy, half_w, half_h = (
             rng.uniform(0.1, 1.1),
             horizon * rng.uniform(0.25, 0.6),
-            *rng.uniform(0.06, 0.16, 2),
+            *rng.uniform(0.06, 0.16, 2).tolist(),
         )
         frame = np.maximum(np.abs(x - cx) - half_w, np.abs(y - cy) - half_h)
         blend(image, hsv(rng.uniform(0.05, 0.12), 0.5, rng.uniform(0.2, 0.9)), coverage(frame, pixel))
-        pane = _mottled(
-            rng, (y + 0 * x, x + 0 * y), hsv(rng.random(), 0.4, 0.4), hsv(rng.random(), 0.3, 0.95), beta=1.7
-        )
+        pane = _mottled(rng, (y, x), hsv(rng.random(), 0.4, 0.4), hsv(rng.random(), 0.3, 0.95), beta=1.7)
         blend(image, pane, coverage(frame + 0.018, pixel))
     hue, value = rng.uniform(0.03, 0.12), rng.uniform(0.35, 0.75)
     floor = _mottled(
@@ -161,13 +159,13 @@ def _room(rng, image, y, x, horizon, ground) -> None:
         floor *= (0.75 + 0.35 * checks)[..., None]
     else:
         floor *= (0.92 + 0.16 * (np.sin(plank * 12.9) * 43758.5 % 1) - 0.25 * seams)[..., None]
-    blend(image, floor, coverage(horizon - y + 0 * x, pixel))
-    board = coverage(np.abs(y - horizon + 0.015) - 0.018 + 0 * x, pixel)
+    blend(image, floor, coverage(horizon - y, pixel))
+    board = coverage(np.abs(y - horizon + 0.015) - 0.018, pixel)
     blend(image, hsv(hue, 0.1, rng.uniform(0.5, 1)), board)
     if rng.random() < 0.5:  # a rug
         cx, cy = rng.uniform(0.3, 0.9), horizon + (1 - horizon) * rng.uniform(0.4, 0.8)
         rug = (np.hypot((x - cx) / 0.5, (y - cy) / (0.22 * (1 - horizon) + 0.05)) - 1) * 0.2
-        weave = 1 + 0.1 * noise(rng, y + 0 * x, x + 0 * y, beta=0.2)[..., None]
+        weave = 1 + 0.1 * noise(rng, y, x, beta=0.2)[..., None]
         colour, border = hsv(rng.random(), 0.5, rng.uniform(0.3, 0.8)), hsv(rng.random(), 0.3, 0.8)
         inside = coverage(rug, pixel) * (y > horizon)
         blend(image, border * weave, inside)
@@ -182,9 +180,9 @@ def _street(rng, image, y, x, horizon, ground) -> None:
         width, roof = rng.uniform(0.3, 0.7), rng.uniform(-0.3, 0.5 * horizon)
         house = np.maximum(np.abs(x - left - width / 2) - width / 2, roof - y)
         wall = hsv(rng.choice([0.02, 0.06, 0.1, 0.13, 0.55]), rng.uniform(0.05, 0.5), rng.uniform(0.35, 0.85))
-        brick = 1 + 0.08 * noise(rng, y + 0 * x, x + 0 * y, beta=0.5, stretch=3.0)[..., None]
+        brick = 1 + 0.08 * noise(rng, y, x, beta=0.5, stretch=3.0)[..., None]
         blend(image, wall * brick, coverage(house, pixel))
-        columns, storey = rng.integers(2, 5), rng.uniform(0.12, 0.2)
+        columns, storey = int(rng.integers(2, 5)), rng.uniform(0.12, 0.2)
         u, v = ((x - left) / width * columns) % 1 - 0.5, ((y - roof) / storey) % 1 - 0.5
         pane = np.maximum(
             np.abs(u) * width / columns - 0.24 * width / columns, np.abs(v) * storey - 0.3 * storey
@@ -194,7 +192,7 @@ def _street(rng, image, y, x, horizon, ground) -> None:
         left += width
     value = rng.uniform(0.3, 0.6)
     asphalt = _mottled(rng, ground, hsv(0.6, 0.05, 0.8 * value), hsv(0.1, 0.06, value), beta=0.6)
-    blend(image, asphalt, coverage(horizon - y + 0 * x, pixel))
+    blend(image, asphalt, coverage(horizon - y, pixel))
     kerb = horizon + rng.uniform(0.12, 0.3)
     slabs = 1 - 0.2 * (
         (np.abs((ground[1] * 3) % 1 - 0.5) > 0.47) | (np.abs((ground[0] * 3) % 1 - 0.5) > 0.45)
@@ -203,9 +201,9 @@ def _street(rng, image, y, x, horizon, ground) -> None:
     blend(
         image,
         pavement * (1 + 0.06 * noise(rng, *ground, beta=0.6)[..., None]),
-        (y > horizon) & (y < kerb + 0 * x),
+        (y > horizon) & (y < kerb),
     )
-    blend(image, np.full(3, 0.75 * value), coverage(np.abs(y - kerb) - 0.008 + 0 * x, pixel))
+    blend(image, np.full(3, 0.75 * value), coverage(np.abs(y - kerb) - 0.008, pixel))
     if rng.random() < 0.7:
         line, dash = kerb + rng.uniform(0.1, 0.3), ((x + rng.random()) / 0.4) % 1 < rng.choice([0.6, 1.0])
         blend(image, np.full(3, 0.85), 0.8 * dash * coverage(np.abs(y - line) - 0.014, pixel))

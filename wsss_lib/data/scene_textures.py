@@ -1,7 +1,7 @@
 """Noise, distance fields, colours and light: what every drawn thing of the embedded scenes is made of.
 
-Lengths are in picture heights and y points down, so a scene looks the same at every resolution. `y` and `x` are
-arrays of coordinates that broadcast to the (h, w) of the patch being drawn.
+Lengths are in picture heights and y points down, so a scene looks the same at every resolution. `y` and `x`
+are arrays of coordinates that broadcast to the (h, w) of the patch being drawn.
 """
 
 from colorsys import hsv_to_rgb
@@ -17,8 +17,8 @@ TEXELS = 512
 def noise_tile(beta: float, stretch: float) -> np.ndarray:
     """A periodic (TEXELS, TEXELS) tile of 1/f**beta noise with mean 0 and deviation 1, always the same.
 
-    Natural images have beta near 1; larger is cloudier. `stretch` > 1 draws the noise out along x (waves), < 1
-    along y (grass, bark).
+    Natural images have beta near 1; larger is cloudier. `stretch` > 1 draws the noise out along x (waves),
+    < 1 along y (grass, bark).
     """
     frequency = np.hypot(np.fft.fftfreq(TEXELS)[:, None], stretch * np.fft.rfftfreq(TEXELS)[None, :])
     frequency[0, 0] = np.inf
@@ -33,9 +33,9 @@ def noise(
     x: np.ndarray,
     beta: float = 1.0,
     stretch: float = 1.0,
-    density: float = 256.0,
+    density: float = 170.0,
 ) -> np.ndarray:
-    """Noise of `noise_tile` at the coordinates, from a random place of the tile; `density` in texels a length."""
+    """Noise of `noise_tile` from a random place of the tile, at `density` texels a unit of length."""
     row, column = rng.integers(TEXELS, size=2)
     rows = (np.asarray(y) * density).astype(np.int32) + row
     columns = (np.asarray(x) * density).astype(np.int32) + column
@@ -51,8 +51,10 @@ def capsules(bones: np.ndarray, y: np.ndarray, x: np.ndarray, blend: float) -> n
     """
     x0, y0, r0, x1, y1, r1 = (np.asarray(column, np.float32)[:, None, None] for column in np.transpose(bones))
     dx, dy = x1 - x0, y1 - y0
-    along = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy + 1e-9), 0, 1)
-    distance = np.hypot(x - x0 - along * dx, y - y0 - along * dy) - (r0 + along * (r1 - r0))
+    square = dx * dx + dy * dy + 1e-9
+    along = np.clip((x - x0) * (dx / square) + (y - y0) * (dy / square), 0, 1)
+    # A plain square root: numpy's hypot takes five times as long.
+    distance = np.sqrt((x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2) - (r0 + along * (r1 - r0))
     nearest = distance.min(0)
     return nearest - blend * np.log(np.exp((nearest - distance) / blend).sum(0))
 
