@@ -1,7 +1,7 @@
 """Sparse walk against dense matrix squaring on a 375 x 500 photo: `python benchmarks/random_walk.py`.
 
-Dense is the published way: T (N x N, float32) squared 8 times by torch.matmul on all threads, then applied to 3
-score maps; making T is not counted. Ours is random_walk() with making T, on one thread, as in one of several
+Dense is the published way: T (N x N, float32) squared 8 times by torch.matmul on all threads, then applied to
+3 score maps; making T is not counted. Ours is random_walk() with making T, on one thread, as in one of several
 worker processes. Each runs in a fresh process, in turn. Error is against 256 plain float64 steps of a scipy
 matrix. Memory is the peak on top of the inputs, from /proc (Linux only).
 """
@@ -20,7 +20,7 @@ from wsss_lib.random_walk import neighbour_offsets, pair_affinity, random_walk
 
 GRIDS = {8: (47, 63), 4: (94, 125)}
 DOUBLINGS = {8: 8, 4: 1}  # at stride 4 all 8 would be 26 TFLOP: one is timed and counted 8 times
-REPEATS = 5
+REPEATS = 3
 OFFSETS = neighbour_offsets()
 
 
@@ -51,7 +51,7 @@ def memory(field: str) -> float:
 
 
 def measure(variant: str, stride: int) -> tuple[float, float, float]:
-    """Seconds, peak MB and largest absolute error (NaN where the walk was not finished) of one run."""
+    """Seconds, peak MB and largest absolute error (NaN: not all doublings done) of one run."""
     scores, affinity = inputs(*GRIDS[stride])
     P = transition(affinity)
     expected = scores.flatten(1).T.double().numpy()
@@ -73,15 +73,15 @@ def measure(variant: str, stride: int) -> tuple[float, float, float]:
         walked = T @ scores.flatten(1).T
         seconds = (time.perf_counter() - start) * 8 / DOUBLINGS[stride]
     finished = T is None or DOUBLINGS[stride] == 8
-    error = np.abs(walked.numpy() - expected).max() if finished else float("nan")
+    error = np.abs(walked.numpy() - expected).max() if finished else np.nan
     return seconds, memory("VmHWM") - before, error
 
 
 def main() -> None:
     print(
-        f"375 x 500 photo, 3 score maps, T^256, {torch.get_num_threads()} threads (ours: 1), torch {torch.__version__};"
+        f"375 x 500 photo, 3 score maps, T^256, dense on {torch.get_num_threads()} threads, ours on 1; median of"
     )
-    print(f"median of {REPEATS} runs, [min, max] of the ratio; *: one of 8 squarings, times 8\n")
+    print(f"{REPEATS} runs and [min, max] of the ratio; *: one of 8 squarings, times 8\n")
     print(
         "| stride | grid | dense s | ours s | times faster | dense MB | ours MB | dense error | ours error |"
     )

@@ -132,6 +132,7 @@ def random_walk(
     A = affinity^beta over all mirrored pairs, 1 on the diagonal; a step: M_j <- sum_i A_ij M_i / sum_i A_ij.
     `affinity` (K, h, w) in [0, 1] holds the pair of (y, x) and (y, x) + offsets[k] at (y, x); values of pairs
     that leave the grid are ignored. `psa_compat` as in valid_pairs. Computes in float64, on CPU or CUDA.
+    The products are small: walk many images in processes of one thread each (torch.set_num_threads(1)).
 
     P = D^-1 A is similar to the symmetric D^-1/2 A D^-1/2: its eigenvalues x are real, in [-1, 1]. There x^t
     is E T_|Y|(x), Y a sum of t fair signs, T_k the Chebyshev polynomials, |T_k| <= 1. Degrees past d weigh
