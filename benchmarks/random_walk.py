@@ -1,7 +1,7 @@
 """Sparse walk against dense matrix squaring on a 375 x 500 photo: `python benchmarks/random_walk.py`.
 
 Dense is the published way: T (N x N, float32) squared 8 times by torch.matmul on all threads, then applied to
-3 score maps; making T is not counted. Ours is random_walk() with making T, on one thread, as in one of several
+3 score maps; making T is not counted. Ours is random_walk() with making T, on one thread, as in one of many
 worker processes. Each runs in a fresh process, in turn. Error is against 256 plain float64 steps of a scipy
 matrix. Memory is the peak on top of the inputs, from /proc (Linux only).
 """
@@ -78,10 +78,8 @@ def measure(variant: str, stride: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    print(
-        f"375 x 500 photo, 3 score maps, T^256, dense on {torch.get_num_threads()} threads, ours on 1; median of"
-    )
-    print(f"{REPEATS} runs and [min, max] of the ratio; *: one of 8 squarings, times 8\n")
+    print(f"375 x 500 photo, 3 score maps, T^256; dense on {torch.get_num_threads()} threads, ours on 1;")
+    print(f"median of {REPEATS} runs, [min, max] of the ratio; *: one of 8 squarings, times 8\n")
     print(
         "| stride | grid | dense s | ours s | times faster | dense MB | ours MB | dense error | ours error |"
     )
