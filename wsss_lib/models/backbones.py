@@ -138,7 +138,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))  # not a lone tensor
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({error}); download it again.") from error
 
