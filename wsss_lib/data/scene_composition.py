@@ -96,12 +96,13 @@ class Scene:
     """A drawn picture (H, W, 3) uint8 with its truth: class ids and parts (H, W) uint8, 255 on outlines.
 
     `mask` holds 0 for background and 1..C for `CLASSES`; `parts` holds 1 on heads (discriminative) and 2
-    elsewhere on objects.
+    elsewhere on objects; `salient` (H, W) bool is any object, without a void outline.
     """
 
     image: np.ndarray
     mask: np.ndarray
     parts: np.ndarray
+    salient: np.ndarray
     objects: list[SceneObject]
     context: str
 
@@ -182,7 +183,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int]) -
         _describe(owner, number, name, subtype, uncovered[number, 0])
         for number, (name, subtype) in enumerate(cast, 1)
     ]
-    return Scene(_photograph(rng, image), mask, parts, objects, context)
+    return Scene(_photograph(rng, image), mask, parts, owner > 0, objects, context)
 
 
 def _describe(owner: np.ndarray, number: int, name: str, subtype: Subtype, uncovered: float) -> SceneObject:

@@ -12,19 +12,24 @@ on whose back it rides (as person and bicycle).
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 from PIL import Image
 
+from wsss_lib.atomic import save_atomically
 from wsss_lib.data.scene_composition import CLASSES, Scene, SceneObject, draw_scene
+from wsss_lib.data.score_maps import save_mask
 
 __all__ = ["CLASSES", "Scene", "SceneObject", "draw_scene", "generate_scenes"]
+
+DRAWING = 1
+"""Version of the pictures; raise it when a change to the drawing makes other pictures of the same seed."""
 
 FOLDERS = {
     "JPEGImages": ".jpg",
@@ -42,7 +47,8 @@ def generate_scenes(
 
     Picture i of a split is the same whatever the sizes and the number of processes: a larger set contains
     the smaller. Beside JPEGImages, SegmentationClass and ImageSets/Segmentation it writes classes.txt,
-    labels.csv, SegmentationPart, Saliency, Annotations (per-picture JSON), objects.csv and context.csv.
+    labels.csv, SegmentationPart, Saliency, Annotations (per-picture JSON), objects.csv and context.csv. The
+    tables cover the splits and sizes of the latest call.
 
     Args:
         root: folder to write into, created if need be.
@@ -50,7 +56,7 @@ def generate_scenes(
         image_size: height and width in pixels, at least 48.
 
     Raises:
-        ValueError: sizes or image_size out of range, or `root` holds scenes of another seed or size.
+        ValueError: sizes or image_size out of range, or `root` holds scenes of another seed, size or drawing.
         NotADirectoryError: `root` is a file.
     """
     root = Path(root)
@@ -66,11 +72,13 @@ def generate_scenes(
         raise NotADirectoryError(f"Scenes cannot be written to {root}, which is a file; name a folder.")
     for folder in (*FOLDERS, "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    origin = {"seed": seed, "image_size": list(image_size)}
+    origin = {"drawing": DRAWING, "seed": seed, "image_size": list(image_size)}
     if (root / "origin.json").exists():
         if json.loads((root / "origin.json").read_text()) != origin:
-            raise ValueError(f"{root} holds scenes of another seed or image size; choose an empty folder.")
-    _write(root / "origin.json", json.dumps(origin).encode())
+            raise ValueError(
+                f"{root} holds scenes of another seed, image size or drawing; choose an empty folder."
+            )
+    save_atomically(partial(_write_text, json.dumps(origin)), root / "origin.json")
 
     ids = {split: [f"{split}_{index:05d}" for index in range(n)] for split, n in sizes.items()}
     missing = [
@@ -82,11 +90,9 @@ def generate_scenes(
     Parallel(n_jobs=processes)(
         delayed(_write_scene)(root, seed, split, index, tuple(image_size)) for split, index in missing
     )
-    for split, names in ids.items():
-        _write(
-            root / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{n}\n" for n in names).encode()
-        )
-    _write(root / "classes.txt", "".join(f"{name}\n" for name in CLASSES).encode())
+    lists = {f"ImageSets/Segmentation/{split}.txt": names for split, names in ids.items()}
+    for file, lines in {**lists, "classes.txt": CLASSES}.items():
+        save_atomically(partial(_write_text, "".join(f"{line}\n" for line in lines)), root / file)
     _write_tables(root, [name for names in ids.values() for name in names])
 
 
@@ -99,44 +105,28 @@ def _write_tables(root: Path, ids: list[str]) -> None:
     objects = [{"id": name, **o} for name, note in notes.items() for o in note["objects"]]
     contexts = [{"id": name, "context": note["context"]} for name, note in notes.items()]
     for file, rows in (("labels.csv", labels), ("objects.csv", objects), ("context.csv", contexts)):
-        lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
-        _write(root / file, ("\n".join(lines) + "\n").encode())
+        save_atomically(partial(pd.DataFrame(rows).to_csv, index=False), root / file)
 
 
 def _write_scene(root: Path, seed: int, split: str, index: int, image_size: tuple[int, int]) -> None:
     scene = draw_scene(seed, split, index, image_size)
-    objects = [asdict(item) for item in scene.objects]
-    objects = [{("class" if key == "class_name" else key): v for key, v in item.items()} for item in objects]
-    files = {
-        "JPEGImages": _encode(Image.fromarray(scene.image), "JPEG", quality=92),
-        "SegmentationClass": _encode(_with_palette(scene.mask), "PNG"),
-        "SegmentationPart": _encode(_with_palette(scene.parts), "PNG"),
-        "Saliency": _encode(Image.fromarray(np.where(scene.parts > 0, 255, 0).astype(np.uint8)), "PNG"),
-        "Annotations": json.dumps({"context": scene.context, "objects": objects}).encode(),
+    note = {"context": scene.context, "objects": [_row(item) for item in scene.objects]}
+    photo, salient = Image.fromarray(scene.image), Image.fromarray(scene.salient.astype(np.uint8) * 255)
+    write = {
+        "JPEGImages": partial(photo.save, quality=92),
+        "SegmentationClass": partial(save_mask, scene.mask),
+        "SegmentationPart": partial(save_mask, scene.parts),
+        "Saliency": salient.save,
+        "Annotations": partial(_write_text, json.dumps(note)),
     }
-    for folder, content in files.items():
-        _write(root / folder / f"{split}_{index:05d}{FOLDERS[folder]}", content)
+    for folder, suffix in FOLDERS.items():
+        save_atomically(write[folder], root / folder / f"{split}_{index:05d}{suffix}")
 
 
-def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+def _row(item: SceneObject) -> dict[str, str | int | float]:
+    """A row of objects.csv."""
+    return {("class" if name == "class_name" else name): value for name, value in asdict(item).items()}
 
 
-def _with_palette(ids: np.ndarray) -> Image.Image:
-    """A palette image with the VOC colour map, in which id bits are spread over the colours' high bits."""
-    number, colours = np.arange(256), np.zeros((256, 3), np.uint8)
-    for bit in range(3):
-        for channel in range(3):
-            colours[:, channel] |= ((number >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    image = Image.fromarray(ids)
-    image.putpalette(colours.ravel().tolist())
-    return image
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text)
