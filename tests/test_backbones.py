@@ -1,4 +1,4 @@
-"""Backbones: the right ImageNet weights in the right places, taps of the promised sizes, frozen batch norm."""
+"""Backbones: the right ImageNet weights, taps of the promised sizes, frozen batch norm, named errors."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def square(photo: np.ndarray, side: int) -> Image.Image:
 
 
 def test_the_packaged_weights_recognise_photos(classifier):
-    """Officer, palace and daisy: ImageNet classes 652, 698 and 985, on photos that installed packages hold."""
+    """Officer, palace and daisy: ImageNet classes 652, 698, 985, in photos of installed packages."""
     with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
         officer = np.array(image.convert("RGB"))
     photos = [officer, load_sample_image("china.jpg"), load_sample_image("flower.jpg")]

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ LIBRARIES = (
     "scipy",
     "scikit-learn",
     "pydensecrf2",
+    "pydensecrf",  # conda's name of the same library
     "pillow",
 )
 
@@ -47,6 +49,11 @@ class Artifact:
     key: str
     title: str
     labels: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that made it."""
+        return self.path.parent.name
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -112,16 +119,27 @@ class Cache:
 
 def environment() -> dict[str, Any]:
     """Libraries, git commit and device of this process."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    ).stdout.strip()  # fmt: skip
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no repository
+        commit = "unknown"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "commit": commit or "unknown",
+        "commit": commit,
         "python": platform.python_version(),
-        "libraries": {name: package_version(name) for name in LIBRARIES},
+        "libraries": {name: version for name in LIBRARIES if (version := installed_version(name))},
         "device": gpu or f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
         "platform": sys.platform,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def installed_version(package: str) -> str | None:
+    """None where the package is not installed."""
+    try:
+        return package_version(package)
+    except PackageNotFoundError:
+        return None

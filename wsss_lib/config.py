@@ -18,10 +18,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Range = tuple[Positive, Positive]
+Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]  # of a photo's size
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Scenes(Section):
@@ -83,11 +84,11 @@ class Segmentation(Schedule):
     scale: Range
     channels: PositiveInt
     crf: str  # parameter set of the test-time CRF
-    test_scales: tuple[Positive, ...]
+    test_scales: Scales
 
 
 class ResponseMaps(Section):
-    scales: tuple[Positive, ...]
+    scales: Scales
     flip: bool
     stride: Literal[1, 2, 4, 8]  # pixels per cell of the maps on disk
     batch: PositiveInt  # photos in one pass
@@ -122,9 +123,10 @@ class Config(Section):
     affinity: Affinity
     walk: RandomWalk
     refine_crf: str  # parameter set of the CRF after the walk
+    crf_scale: Positive  # divides the pixel widths of every CRF kernel: 500 / the long side of the photos
     segmentation: Segmentation
     scores: Scores
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     limit: PositiveInt | None  # photos per list at most; None takes them all
     workers: Annotated[int, Field(ge=0)]  # loader processes in training
     processes: PositiveInt  # for per-image work
@@ -146,7 +148,10 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
     if not path.is_file():
         names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
         raise FileNotFoundError(f"No preset {str(preset)!r}; choose one of {names} or give a .yaml file.")
-    tree = yaml.safe_load(path.read_text())
+    try:
+        tree = dict(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no YAML mapping of keys to values ({error}).") from error
     for key, value in (overrides or {}).items():
         *sections, leaf = key.split(".")
         node = tree

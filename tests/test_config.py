@@ -1,0 +1,173 @@
+"""Presets: all load, and every kind of mistake is rejected with its place."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from wsss_lib.config import PRESETS, dotted_keys, load_config
+from wsss_lib.crf import CRF_PARAMETERS
+
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_loads_and_holds_every_key_itself(name):
+    config = load_config(name)
+    tree = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+    assert set(dotted_keys(config.model_dump())) == set(dotted_keys(tree))  # no hidden defaults
+    for crf in (config.affinity.crf, config.refine_crf, config.segmentation.crf):
+        assert crf in CRF_PARAMETERS
+    assert config.affinity.alpha_low < config.affinity.alpha_high
+    assert config.affinity.crop % 8 == 0
+    assert config.walk.alpha in config.walk.alpha_sweep
+    first, last, step = config.scores.sweep
+    assert first < last
+    assert step < last - first
+
+
+def test_the_three_presets_without_downloads_are_there():
+    assert {"smoke", "quick", "standard"} <= set(NAMES)
+
+
+def test_a_preset_is_also_a_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((PRESETS / "smoke.yaml").read_text().replace("seeds: [0]", "seeds: [3, 4]"))
+    assert load_config(path).seeds == (3, 4)
+    assert load_config(str(path)) == load_config(path)
+
+
+def test_overrides_reach_every_depth():
+    config = load_config(
+        "smoke",
+        {
+            "seeds": [7],
+            "limit": None,
+            "walk.steps": 64,
+            "classifier.optimiser.momentum": "weight_decay_slip",
+            "scenes": {"image_size": [64, 80], "train": 3, "val": 2, "seed": 1},
+            "scenes.train": 5,  # in the order given
+        },
+    )
+    assert config.seeds == (7,)
+    assert config.walk.steps == 64
+    assert config.classifier.optimiser.momentum == "weight_decay_slip"
+    assert config.affinity.optimiser.momentum == 0.9
+    assert config.scenes.model_dump() == {"image_size": (64, 80), "train": 5, "val": 2, "seed": 1}
+    assert load_config("smoke").seeds == (0,)  # the preset itself is untouched
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("classifier.epoch", "classifier.epochs"),
+        ("clasifier.epochs", "classifier.epochs"),
+        ("walk.step", "walk.steps"),
+        ("worker", "workers"),
+        ("walk.steps.more", "walk.steps"),
+    ],
+)
+def test_an_override_of_no_key_names_its_neighbours(key, near):
+    with pytest.raises(ValueError, match=rf"'{key}' is no key of preset smoke; near: .*'{near}'"):
+        load_config("smoke", {key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classifier.epochs", 0),
+        ("classifier.epochs", 1.5),
+        ("classifier.batch", -1),
+        ("classifier.jitter", "often"),
+        ("classifier.optimiser.lr", 0),
+        ("classifier.optimiser.lr", float("nan")),
+        ("classifier.optimiser.lr", float("inf")),
+        ("classifier.optimiser.name", "adam"),
+        ("classifier.optimiser.momentum", 1.1),
+        ("classifier.optimiser.momentum", "slip"),
+        ("classifier.optimiser.weight_decay", -1e-4),
+        ("backbone.output_stride", 4),
+        ("maps.stride", 3),
+        ("maps.scales", [1, -1]),
+        ("maps.scales", []),
+        ("affinity.output_stride", 32),
+        ("affinity.channels", [64, 128]),
+        ("segmentation.scale", [0.5]),
+        ("segmentation.test_scales", []),
+        ("walk.alpha_sweep", []),
+        ("scenes.image_size", [96]),
+        ("scores.fixed_threshold", 1.2),
+        ("seeds", ["a"]),
+        ("seeds", []),
+        ("limit", 0),
+        ("workers", -1),
+        ("precision", "fp8"),
+    ],
+)
+def test_values_out_of_range_are_named(key, value):
+    place = key if key != "walk.alpha_sweep" else "walk"
+    with pytest.raises(ValueError, match=rf"Preset smoke is not valid: (.*; )?{place}"):
+        load_config("smoke", {key: value})
+
+
+def test_the_alpha_used_must_be_swept():
+    with pytest.raises(ValueError, match=r"walk: .*alpha 3\.0 must be one of alpha_sweep"):
+        load_config("smoke", {"walk.alpha": 3})
+
+
+def edited(tmp_path, old: str, new: str):
+    text = (PRESETS / "smoke.yaml").read_text()
+    assert old in text
+    path = tmp_path / "edited.yaml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("limit: null", "limit: null\nlimits: 3", "limits: Extra inputs"),
+        (
+            "  crf: deeplab_v2",
+            "  crff: deeplab_v2",
+            "segmentation.crf: Field required; segmentation.crff: Extra",
+        ),
+        ("limit: null\n", "", "limit: Field required"),
+        ('precision: "no"', "precision: no", "precision: "),  # YAML's no is False
+    ],
+)
+def test_unknown_and_missing_keys_of_a_file_are_named(tmp_path, old, new, message):
+    path = edited(tmp_path, old, new)
+    with pytest.raises(ValueError, match=rf"Preset .*edited\.yaml is not valid: .*{message}"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "seeds: [0\n"])
+def test_a_file_that_is_no_preset_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"broken\.yaml"):
+        load_config(path)
+    with pytest.raises(ValueError, match=r"broken\.yaml"):
+        load_config(path, {"limit": 3})
+
+
+def test_unknown_presets_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No preset 'fast'; choose one of \[.*'quick'.*'smoke'"):
+        load_config("fast")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_numbers_as_yaml_writes_them(tmp_path):
+    """PyYAML reads 1e-4, without a dot, as a string: it must count as the number it is."""
+    path = edited(tmp_path, "lr: 2.0e-4", "lr: 1e-4")
+    assert load_config(path).classifier.optimiser.lr == 1e-4
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        load_config("smoke").walk.steps = 3
+
+
+def test_dotted_keys():
+    assert dotted_keys({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == ["a", "a.b", "a.c", "a.c.d", "e"]
