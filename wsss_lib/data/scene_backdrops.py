@@ -107,12 +107,16 @@ def _woodland(rng, image, y, x, horizon, ground) -> None:
     for near in np.sort(rng.uniform(0.15, 1, rng.integers(4, 9))).tolist():
         foot, at, radius = horizon + 0.12 * near, rng.uniform(-0.1, x.max() + 0.1), 0.012 + 0.05 * near**2
         lean = rng.uniform(-0.08, 0.08)
-        trunk = capsules(np.array([[at, foot, radius * 1.2, at + lean, -0.2, 0.8 * radius]]), y, x, 0.01)
-        bark = hsv(rng.uniform(0.04, 0.12), 0.35, 0.18 + 0.3 * near)
-        rounded = (
-            0.65 + 0.5 * np.clip(-trunk / radius, 0, 1) + 0.15 * noise(rng, *flat, beta=0.9, stretch=0.15)
-        )
-        blend(image, bark * rounded[..., None], coverage(trunk, pixel))
+        strip = np.abs(x[0] - at - lean / 2) < abs(lean) / 2 + 2 * radius
+        if strip.any():
+            trunk = capsules(
+                np.array([[at, foot, radius * 1.2, at + lean, -0.2, 0.8 * radius]]), y, x[:, strip], 0.01
+            )
+            rounded = 0.65 + 0.5 * np.clip(-trunk / radius, 0, 1)
+            rounded += 0.15 * noise(rng, y, x[:, strip], beta=0.9, stretch=0.15)
+            bark = hsv(rng.uniform(0.04, 0.12), 0.35, 0.18 + 0.3 * near) * rounded[..., None]
+            columns = slice(*np.flatnonzero(strip)[[0, -1]] + [0, 1])
+            blend(image[:, columns], bark, coverage(trunk, pixel))
     hue = rng.uniform(0.05, 0.28)
     litter = _mottled(rng, ground, hsv(hue, 0.5, 0.22), hsv(hue, 0.45, rng.uniform(0.4, 0.6)), beta=0.6)
     edge = horizon + 0.01 * noise(rng, 0 * x, x, beta=1.0)
@@ -178,17 +182,17 @@ def _street(rng, image, y, x, horizon, ground) -> None:
     left = rng.uniform(-0.4, 0)
     while left < x.max():
         width, roof = rng.uniform(0.3, 0.7), rng.uniform(-0.3, 0.5 * horizon)
-        house = np.maximum(np.abs(x - left - width / 2) - width / 2, roof - y)
+        front = x[(x > left) & (x < left + width)][None]
+        start = int((x < left).sum())
+        view = image[:, start : start + front.size]
         wall = hsv(rng.choice([0.02, 0.06, 0.1, 0.13, 0.55]), rng.uniform(0.05, 0.5), rng.uniform(0.35, 0.85))
-        brick = 1 + 0.08 * noise(rng, y, x, beta=0.5, stretch=3.0)[..., None]
-        blend(image, wall * brick, coverage(house, pixel))
+        brick = 1 + 0.08 * noise(rng, y, front, beta=0.5, stretch=3.0)[..., None]
+        blend(view, wall * brick, coverage(roof - y, pixel))
         columns, storey = int(rng.integers(2, 5)), rng.uniform(0.12, 0.2)
-        u, v = ((x - left) / width * columns) % 1 - 0.5, ((y - roof) / storey) % 1 - 0.5
-        pane = np.maximum(
-            np.abs(u) * width / columns - 0.24 * width / columns, np.abs(v) * storey - 0.3 * storey
-        )
+        u, v = ((front - left) / width * columns) % 1 - 0.5, ((y - roof) / storey) % 1 - 0.5
+        pane = np.maximum((np.abs(u) - 0.24) * width / columns, (np.abs(v) - 0.3) * storey)
         glass = hsv(rng.uniform(0.5, 0.65), 0.3, rng.uniform(0.15, 0.6)) * (1 - 0.4 * v)[..., None]
-        blend(image, glass * np.ones_like(image), coverage(np.maximum(pane, house + 0.02), pixel))
+        blend(view, glass, coverage(np.maximum(pane, roof + 0.02 - y), pixel))
         left += width
     value = rng.uniform(0.3, 0.6)
     asphalt = _mottled(rng, ground, hsv(0.6, 0.05, 0.8 * value), hsv(0.1, 0.06, value), beta=0.6)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from wsss_lib.data.scene_backdrops import CONTEXTS, draw_backdrop
-from wsss_lib.data.scene_figures import COATS, Figure, Sprite, animal, clutter, render
+from wsss_lib.data.scene_figures import COATS, Placed, Sprite, animal, clutter, render, silhouette
 from wsss_lib.data.scene_textures import blend, hsv
 
 IGNORE = 255
@@ -67,8 +67,8 @@ FIRST = dict(zip(CLASSES, (0.18, 0.18, 0.18, 0.11, 0.18, 0.17), strict=True))
 HOST, RIDER = "starnose", "tagalong"
 
 # How often the looks and the place are those of the class or sub-type; else they are drawn at random.
-HUE_RELIABILITY = 0.5
-COAT_RELIABILITY = 0.75
+HUE_RELIABILITY = 0.6
+COAT_RELIABILITY = 0.8
 CONTEXT_RELIABILITY = 0.55
 
 
@@ -107,28 +107,6 @@ class Scene:
     context: str
 
 
-@dataclass
-class _Thing:
-    """A figure with feet at (x, y); the nearer hides the farther; `owner` is the object, 0 for clutter."""
-
-    figure: Figure
-    mirrored: bool
-    x: float = 0.0
-    y: float = 0.0
-    size: float = 0.0
-    near: float = 0.0
-    owner: int = 0
-
-    def head(self) -> tuple[float, float]:
-        """Where the head is in the picture: x, y."""
-        x, y, _ = self.figure.head
-        return self.x + (-1 if self.mirrored else 1) * self.size * x, self.y + self.size * y
-
-    def crown(self) -> float:
-        """How far the head reaches above the feet."""
-        return self.size * (0.8 * self.figure.head[2] - self.figure.head[1])
-
-
 def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int]) -> Scene:
     """Draw picture `index` of a split; the result depends on nothing but the arguments.
 
@@ -156,17 +134,14 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int]) -
     light /= np.linalg.norm(light)
 
     animals = [_animal(rng, *member, ground, owner) for owner, member in enumerate(cast, 1)]
-    while True:  # until every animal is well seen, tried on a picture a quarter of the size
+    small = height // 4, width // 4
+    while True:  # until every animal is well seen, tried in small
         camera = _place(rng, cast, animals, horizon, aspect)
         things = animals + _strew(rng, context, animals, camera, horizon, aspect, ground)
         things.sort(key=lambda thing: thing.near)
-        if _well_seen(
-            *_layers(
-                things, _sprites(rng, things, light, (height // 4, width // 4)), (height // 4, width // 4)
-            )
-        ):
+        if _well_seen(*_layers(things, [silhouette(thing, small) for thing in things], small)):
             break
-    sprites = _sprites(rng, things, light, (height, width))
+    sprites = [render(rng, thing, light, (height, width)) for thing in things]
     for thing, sprite in zip(things, sprites, strict=True):
         if sprite is not None:
             _shadow(image, thing, y, x, light)
@@ -202,14 +177,8 @@ def _describe(owner: np.ndarray, number: int, name: str, subtype: Subtype, uncov
     )
 
 
-def _sprites(
-    rng: np.random.Generator, things: list[_Thing], light: np.ndarray, shape: tuple[int, int]
-) -> list[Sprite | None]:
-    return [render(rng, t.figure, t.x, t.y, t.size, t.mirrored, light, shape) for t in things]
-
-
 def _layers(
-    things: list[_Thing], sprites: list[Sprite | None], shape: tuple[int, int]
+    things: list[Placed], sprites: list[Sprite | None], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Object numbers (H, W) and heads (H, W) as they hide each other, and (n + 1, 2) the areas that each
     object and its head would show with nothing in front of them."""
@@ -266,19 +235,19 @@ def _colours(rng: np.random.Generator, hue: float, ground: np.ndarray) -> tuple[
     return base, second
 
 
-def _animal(rng: np.random.Generator, name: str, subtype: Subtype, ground: np.ndarray, owner: int) -> _Thing:
+def _animal(rng: np.random.Generator, name: str, subtype: Subtype, ground: np.ndarray, owner: int) -> Placed:
     hue = HUES[name] if rng.random() < HUE_RELIABILITY else rng.random()
     coat = subtype.coat if rng.random() < COAT_RELIABILITY else str(rng.choice(COATS))
     stretch = subtype.stretch * rng.uniform(0.92, 1.08)
     colours = _colours(rng, hue, ground)
-    figure = animal(rng, name, subtype.pose, coat, colours, stretch, head_share=rng.uniform(0.06, 0.11))
-    return _Thing(figure, mirrored=bool(rng.random() < 0.5), owner=owner)
+    figure = animal(rng, name, subtype.pose, coat, colours, stretch, head_share=rng.uniform(0.07, 0.11))
+    return Placed(figure, mirrored=bool(rng.random() < 0.5), owner=owner)
 
 
 def _place(
     rng: np.random.Generator,
     cast: list[tuple[str, Subtype]],
-    animals: list[_Thing],
+    animals: list[Placed],
     horizon: float,
     aspect: float,
 ) -> float:
@@ -299,9 +268,9 @@ def _place(
     return camera
 
 
-def _stand_free(rng: np.random.Generator, thing: _Thing, others: list[_Thing], aspect: float) -> None:
+def _stand_free(rng: np.random.Generator, thing: Placed, others: list[Placed], aspect: float) -> None:
     """Choose x: the emptiest of a few places, the animal mostly wholly in the picture, its head always."""
-    left, _, right, _ = (thing.size * value for value in thing.figure.extent())
+    left, _, right, _ = (thing.size * value for value in thing.figure.extent)
     head = thing.size * thing.figure.head[0]
     if thing.mirrored:
         left, right, head = -right, -left, -head
@@ -321,7 +290,7 @@ def _stand_free(rng: np.random.Generator, thing: _Thing, others: list[_Thing], a
     thing.x = float(places[int(np.argmax(gaps))])
 
 
-def _mount(rng: np.random.Generator, host: _Thing, rider: _Thing) -> None:
+def _mount(rng: np.random.Generator, host: Placed, rider: Placed) -> None:
     """Stand the rider on the back of its host."""
     rider.size = 0.65 * host.size
     x, y, girth = (host.size * float(value) for value in host.figure.trunk[0, 3:])  # the middle of the trunk
@@ -335,12 +304,12 @@ def _mount(rng: np.random.Generator, host: _Thing, rider: _Thing) -> None:
 def _strew(
     rng: np.random.Generator,
     context: str,
-    animals: list[_Thing],
+    animals: list[Placed],
     camera: float,
     horizon: float,
     aspect: float,
     ground: np.ndarray,
-) -> list[_Thing]:
+) -> list[Placed]:
     """Clutter, also in front of the animals, but rarely in front of a head."""
     things = []
     forms = (
@@ -353,13 +322,13 @@ def _strew(
         if all(np.hypot(hx - x, hy - y + 0.5 * size) > size for hx, hy in heads):
             colours = _colours(rng, rng.random(), ground)
             figure = clutter(rng, str(rng.choice(forms)), str(rng.choice(COATS)), colours)
-            things.append(_Thing(figure, bool(rng.random() < 0.5), x, y, size, near=y))
+            things.append(Placed(figure, bool(rng.random() < 0.5), x, y, size, near=y))
     return things
 
 
-def _shadow(image: np.ndarray, thing: _Thing, y: np.ndarray, x: np.ndarray, light: np.ndarray) -> None:
+def _shadow(image: np.ndarray, thing: Placed, y: np.ndarray, x: np.ndarray, light: np.ndarray) -> None:
     """Darken the ground under the feet, away from the light."""
-    xmin, _, xmax, _ = thing.figure.extent()
+    xmin, _, xmax, _ = thing.figure.extent
     dy = (y - thing.y + 0.02 * thing.size) / (0.16 * thing.size)
     dx = (x - thing.x + 0.35 * light[0] * thing.size) / (0.4 * (xmax - xmin) * thing.size)
     rows, columns = np.flatnonzero(np.abs(dy[:, 0]) < 2.2), np.flatnonzero(np.abs(dx[0]) < 1.5)

@@ -7,6 +7,7 @@ class. The head is strong evidence: its pattern belongs to one class alone.
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -78,12 +79,14 @@ class Figure:
     colours: tuple[np.ndarray, np.ndarray]
     kind: str | None = None  # class name, None for clutter
 
+    @cached_property
     def bones(self) -> np.ndarray:
         return np.concatenate([self.far, self.trunk, self.near])
 
+    @cached_property
     def extent(self) -> tuple[float, float, float, float]:
         """xmin, ymin, xmax, ymax with the head."""
-        bones, (hx, hy, hr) = self.bones(), self.head
+        bones, (hx, hy, hr) = self.bones, self.head
         x = np.concatenate([bones[:, [0, 3]] - bones[:, [2, 5]], bones[:, [0, 3]] + bones[:, [2, 5]]]).ravel()
         y = np.concatenate([bones[:, [1, 4]] - bones[:, [2, 5]], bones[:, [1, 4]] + bones[:, [2, 5]]]).ravel()
         reach = 1.3 * hr
@@ -97,12 +100,12 @@ class Figure:
 
 @dataclass
 class Sprite:
-    """A figure on a window of the picture: alpha (h, w), rgb (h, w, 3) and the alpha of its head (h, w)."""
+    """A figure on a window of the picture: alpha (h, w), rgb (h, w, 3), the head's alpha (h, w)."""
 
     rows: slice
     columns: slice
     alpha: np.ndarray
-    rgb: np.ndarray
+    rgb: np.ndarray | None
     head: np.ndarray
 
 
@@ -195,9 +198,9 @@ def clutter(rng: np.random.Generator, form: str, coat: str, colours: tuple[np.nd
 
 def _unit_area(figure: Figure) -> Figure:
     """Scale the skeleton so that its outline covers an area of 1 (measured on a coarse grid)."""
-    xmin, ymin, xmax, ymax = figure.extent()
+    xmin, ymin, xmax, ymax = figure.extent
     y, x = np.linspace(ymin, ymax, 32)[:, None], np.linspace(xmin, xmax, 32)[None]
-    area = (capsules(figure.bones(), y, x, 0.02) < 0).mean() * (xmax - xmin) * (ymax - ymin)
+    area = (capsules(figure.bones, y, x, 0.02) < 0).mean() * (xmax - xmin) * (ymax - ymin)
     scale = 1 / np.sqrt(area)
     return replace(
         figure,
@@ -208,34 +211,73 @@ def _unit_area(figure: Figure) -> Figure:
     )
 
 
-def render(
-    rng: np.random.Generator,
-    figure: Figure,
-    x: float,
-    y: float,
-    size: float,
-    mirrored: bool,
-    light: np.ndarray,
-    shape: tuple[int, int],
-) -> Sprite | None:
-    """Draw a figure with its feet at (x, y), in picture heights, `size` being the square root of its area.
+@dataclass
+class Placed:
+    """A figure with its feet at (x, y) in picture heights; `size` is the square root of its area.
 
-    Returns None where the figure lies wholly outside the picture of `shape` (H, W).
+    The nearer hides the farther; `owner` is the number of the object, 0 for clutter.
     """
-    height, width = shape
-    xmin, ymin, xmax, ymax = (size * value for value in figure.extent())
-    if mirrored:
-        xmin, xmax = -xmax, -xmin
-    pad = 2 / height
-    top, bottom = (int(np.clip((y + v) * height, 0, height)) for v in (ymin - pad, ymax + pad))
-    left, right = (int(np.clip((x + v) * height, 0, width)) for v in (xmin - pad, xmax + pad))
-    if bottom - top < 4 or right - left < 4:
+
+    figure: Figure
+    mirrored: bool
+    x: float = 0.0
+    y: float = 0.0
+    size: float = 0.0
+    near: float = 0.0
+    owner: int = 0
+
+    def head(self) -> tuple[float, float]:
+        """Where the head is in the picture: x, y."""
+        x, y, _ = self.figure.head
+        return self.x + (-1 if self.mirrored else 1) * self.size * x, self.y + self.size * y
+
+    def crown(self) -> float:
+        """How far the head reaches above the feet."""
+        return self.size * (0.8 * self.figure.head[2] - self.figure.head[1])
+
+    def grid(self, shape: tuple[int, int]) -> tuple[slice, slice, np.ndarray, np.ndarray] | None:
+        """The window it fills of a picture (H, W), and there its own coordinates v (h, 1) and u (1, w).
+
+        None where (nearly) all of it lies outside.
+        """
+        height, width = shape
+        xmin, ymin, xmax, ymax = self.figure.extent
+        if self.mirrored:
+            xmin, xmax = -xmax, -xmin
+        top, bottom = (min(max(round((self.y + self.size * v) * height), 0), height) for v in (ymin, ymax))
+        left, right = (min(max(round((self.x + self.size * v) * height), 0), width) for v in (xmin, xmax))
+        if bottom - top < 4 or right - left < 4:
+            return None
+        v = ((np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5) / height - self.y) / self.size
+        u = ((np.arange(left, right, dtype=np.float32)[None] + 0.5) / height - self.x) / self.size
+        return slice(top, bottom), slice(left, right), v, -u if self.mirrored else u
+
+
+def silhouette(thing: Placed, shape: tuple[int, int]) -> Sprite | None:
+    """Only the outline of a figure in a picture (H, W), its head a disc; quick, to try a composition."""
+    grid = thing.grid(shape)
+    if grid is None:
         return None
-    flip = -1 if mirrored else 1
-    v = ((np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5) / height - y) / size
-    u = flip * ((np.arange(left, right, dtype=np.float32)[None] + 0.5) / height - x) / size
-    pixel = 1 / (height * size)
-    sun = light * np.array([flip, 1, 1], np.float32)
+    rows, columns, v, u = grid
+    hx, hy, radius = thing.figure.head
+    head = np.sqrt((u - hx) ** 2 + (v - hy) ** 2) < radius
+    body = capsules(thing.figure.bones, v, u, 0.03) < 0
+    return Sprite(rows, columns, (head | body).astype(np.float32), None, head.astype(np.float32))
+
+
+def render(
+    rng: np.random.Generator, thing: Placed, light: np.ndarray, shape: tuple[int, int]
+) -> Sprite | None:
+    """Draw a figure in a picture (H, W); `light` (3,) is a unit vector towards the light: x, y down, z out.
+
+    Returns None where (nearly) all of it lies outside the picture.
+    """
+    grid = thing.grid(shape)
+    if grid is None:
+        return None
+    rows, columns, v, u = grid
+    figure, pixel = thing.figure, 1 / (shape[0] * thing.size)
+    sun = light * np.array([-1 if thing.mirrored else 1, 1, 1], np.float32)
     cos, sin = math.cos(figure.tilt), math.sin(figure.tilt)
     coat = _coat(rng, figure, u * cos - v * sin, u * sin + v * cos)
     rgb, alpha = np.zeros_like(coat), np.zeros(coat.shape[:2], np.float32)
@@ -268,7 +310,7 @@ def render(
         blend(rgb[window], face, opacity)
         head[window] = opacity
         alpha[window] = np.maximum(alpha[window], opacity)
-    return Sprite(slice(top, bottom), slice(left, right), alpha, rgb, head)
+    return Sprite(rows, columns, alpha, rgb, head)
 
 
 def _window(v: np.ndarray, u: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice] | None:
