@@ -281,7 +281,7 @@ def render(
     cos, sin = math.cos(figure.tilt), math.sin(figure.tilt)
     coat = _coat(rng, figure, u * cos - v * sin, u * sin + v * cos)
     rgb, alpha = np.zeros_like(coat), np.zeros(coat.shape[:2], np.float32)
-    rough = (0.011 if figure.coat == "shaggy" else 0.004) * noise(rng, v, u, 0.8, density=60)
+    rough = (0.011 if figure.coat == "shaggy" else 0.004) * noise(rng, v, u, 0.8, density=240, finest=0.15)
     for bones, melt, shade in ((figure.far, 0.02, 0.62), (figure.trunk, 0.05, 1.0), (figure.near, 0.03, 1.0)):
         low, high = np.minimum(bones[:, :2], bones[:, 3:5]), np.maximum(bones[:, :2], bones[:, 3:5])
         girth = float(bones[:, [2, 5]].max(initial=0))
@@ -325,21 +325,21 @@ def _window(v: np.ndarray, u: np.ndarray, low: np.ndarray, high: np.ndarray) -> 
 def _coat(rng: np.random.Generator, figure: Figure, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """RGB (h, w, 3) of the coat; u runs along the trunk, v across."""
     base, second = figure.colours
-    density = rng.uniform(45, 70)
+    scale = {"density": rng.uniform(180, 280), "finest": 0.12}
     if figure.coat == "spots":
-        weight = 4 * (noise(rng, v, u, 1.3, density=density) - 0.9)
+        weight = 4 * (noise(rng, v, u, 1.3, **scale) - 0.9)
     elif figure.coat == "stripes":
-        weight = 3 * np.sin(rng.uniform(18, 28) * u + 0.9 * noise(rng, v, u, 1.6, density=density)) - 0.8
+        weight = 3 * np.sin(rng.uniform(18, 28) * u + 0.9 * noise(rng, v, u, 1.6, **scale)) - 0.8
     elif figure.coat == "patches":
-        weight = 8 * (noise(rng, v, u, 1.9, density=density) - 0.2)
+        weight = 8 * (noise(rng, v, u, 1.9, **scale) - 0.2)
     elif figure.coat == "saddle":
         middle = float(figure.trunk[:, [1, 4]].mean())
-        weight = 8 * (v - middle * math.cos(figure.tilt)) + 0.6 * noise(rng, v, u, 1.5, density=density)
+        weight = 8 * (v - middle * math.cos(figure.tilt)) + 0.6 * noise(rng, v, u, 1.5, **scale)
     else:
         weight = np.full(u.shape, -1.0)
     coat = base + np.clip(0.5 + weight / 2, 0, 1)[..., None].astype(np.float32) * (second - base)
     if figure.coat == "shaggy":
-        hair = 0.24 * noise(rng, v, u, 0.9, 0.35, density=110)
+        hair = 0.24 * noise(rng, v, u, 0.9, 0.35, density=240, finest=0.25)
     else:
-        hair = 0.08 * noise(rng, v, u, 0.9, 0.6, density=110)
+        hair = 0.08 * noise(rng, v, u, 0.9, 0.6, density=240, finest=0.25)
     return coat * np.clip(1 + hair, 0.3, 1.8)[..., None]

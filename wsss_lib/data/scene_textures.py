@@ -14,14 +14,14 @@ TEXELS = 512
 
 
 @cache
-def noise_tile(beta: float, stretch: float) -> np.ndarray:
+def noise_tile(beta: float, stretch: float, finest: float) -> np.ndarray:
     """A periodic (TEXELS, TEXELS) tile of 1/f**beta noise with mean 0 and deviation 1, always the same.
 
     Natural images have beta near 1; larger is cloudier. `stretch` > 1 draws the noise out along x (waves),
-    < 1 along y (grass, bark).
+    < 1 along y (grass, bark). Above the frequency `finest`, in cycles a texel, it is smooth.
     """
     frequency = np.hypot(np.fft.fftfreq(TEXELS)[:, None], stretch * np.fft.rfftfreq(TEXELS)[None, :])
-    frequency[0, 0] = np.inf
+    frequency[(frequency == 0) | (frequency > finest)] = np.inf
     white = np.fft.rfft2(np.random.default_rng(0).standard_normal((TEXELS, TEXELS)))
     tile = np.fft.irfft2(white / frequency**beta, s=(TEXELS, TEXELS))
     return (tile / tile.std()).astype(np.float32)
@@ -34,12 +34,16 @@ def noise(
     beta: float = 1.0,
     stretch: float = 1.0,
     density: float = 170.0,
+    finest: float = np.inf,
 ) -> np.ndarray:
-    """Noise of `noise_tile` from a random place of the tile, at `density` texels a unit of length."""
+    """Noise of `noise_tile` from a random place of the tile, at `density` texels a unit of length.
+
+    The nearest texel is taken: what is drawn large needs a high density and a low `finest`.
+    """
     row, column = rng.integers(TEXELS, size=2)
     rows = (np.asarray(y) * density).astype(np.int32) + row
     columns = (np.asarray(x) * density).astype(np.int32) + column
-    return noise_tile(beta, stretch)[rows & (TEXELS - 1), columns & (TEXELS - 1)]
+    return noise_tile(beta, stretch, finest)[rows & (TEXELS - 1), columns & (TEXELS - 1)]
 
 
 def capsules(bones: np.ndarray, y: np.ndarray, x: np.ndarray, blend: float) -> np.ndarray:
