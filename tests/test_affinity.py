@@ -200,11 +200,12 @@ def test_coarse_taps_are_brought_to_the_fine_grid_in_place():
 
 
 def test_training_step_learns_its_labels():
+    torch.manual_seed(0)
     net = AffinityNet(tiny_backbone((4, 8, 8, 8)), (4, 4, 4), 4, False).train()
     images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(6))
     labels = torch.randint(3, (2, 2, 2), generator=torch.Generator().manual_seed(7))
     batch = {"image": images, "label": labels.repeat_interleave(3, 1).repeat_interleave(3, 2)}
-    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 3e-3)
+    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 1e-2)
     losses = []
     for step in range(15):
         loss = net.training_step(batch, step)["loss"]
