@@ -134,7 +134,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int]) -
     light /= np.linalg.norm(light)
 
     animals = [_animal(rng, *member, ground, owner) for owner, member in enumerate(cast, 1)]
-    small = height // 4, width // 4
+    small = 40, round(40 * aspect)  # so that a scene is composed alike at every resolution
     while True:  # until every animal is well seen, tried in small
         camera = _place(rng, cast, animals, horizon, aspect)
         things = animals + _strew(rng, context, animals, camera, horizon, aspect, ground)
