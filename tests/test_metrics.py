@@ -9,7 +9,6 @@ from wsss_lib.metrics import (
     best_threshold,
     class_scores,
     confusion_matrix,
-    part_recall,
     summary,
     threshold_sweep,
 )
@@ -262,35 +261,3 @@ def test_best_threshold_of_a_sweep_is_the_best_of_all():
 def test_best_threshold_refuses(confusions, thresholds, message):
     with pytest.raises(ValueError, match=message):
         best_threshold(confusions, thresholds)
-
-
-def test_part_recall_counts_hits_of_head_and_body():
-    rng = np.random.default_rng(8)
-    prediction, mask = masks(8)
-    prediction[rng.random(mask.shape) < 0.1] = 255  # void where predicted is no hit, not even on void
-    parts = np.where(mask == 0, 0, rng.choice([1, 2, 255], mask.shape))
-    counts = part_recall(prediction, mask, parts)
-    expected = np.zeros((2, 2), int)
-    for y, x in np.ndindex(mask.shape):
-        if mask[y, x] != 255 and parts[y, x] in (1, 2):
-            expected[parts[y, x] - 1] += prediction[y, x] == mask[y, x], 1
-    assert counts.dtype == np.int64
-    assert (counts > 0).all()
-    np.testing.assert_array_equal(counts, expected)
-
-
-def test_part_recall_without_objects_counts_nothing():
-    background = np.zeros((3, 4), np.uint8)
-    assert not part_recall(background, background, background).any()
-
-
-@pytest.mark.parametrize(
-    ("mask", "parts", "message"),
-    [
-        (np.ones((3, 4), int), np.full((3, 4), 3), "parts"),
-        (np.ones((4, 3), int), np.ones((3, 4), int), r"\(4, 3\)"),
-    ],
-)
-def test_part_recall_refuses(mask, parts, message):
-    with pytest.raises(ValueError, match=message):
-        part_recall(np.ones((3, 4), int), mask, parts)

@@ -38,6 +38,7 @@ class BackboneConfig(Section):
     name: str
     weights: str  # "imagenet", "random" or a file
     output_stride: Literal[8, 16, 32]
+    frozen_taps: Annotated[int, Field(ge=0)]  # layers up to this tap are not trained
 
 
 class Optimiser(Section):

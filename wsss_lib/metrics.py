@@ -176,30 +176,6 @@ def best_threshold(confusions: np.ndarray, thresholds: Sequence[float]) -> tuple
     return float(thresholds[best]), float(means[best])
 
 
-def part_recall(prediction: np.ndarray, mask: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Counts (2, 2) int64: rows discriminative part (1) and rest (2), columns hits and pixels.
-
-    A hit is a pixel predicted as the class of `mask`. Pixels with 255 in `mask` or `parts` do not count. Sum
-    the counts over images, then divide: recall = counts[:, 0] / counts[:, 1].
-
-    Args:
-        prediction, mask: (H, W) class ids.
-        parts: (H, W) 0 (background), 1, 2 or 255, as the drawn scenes have it.
-
-    Raises:
-        ValueError: shapes that differ, parts with other ids.
-    """
-    if not prediction.shape == mask.shape == parts.shape:
-        raise ValueError(
-            f"prediction {prediction.shape}, mask {mask.shape} and parts {parts.shape} differ; "
-            "give all three at the size of the image."
-        )
-    counted = (mask != IGNORE) & (parts != IGNORE)
-    _check_ids("parts", parts[counted], 3)
-    hit = prediction == mask
-    return np.array([[(hit & of).sum(), of.sum()] for of in (counted & (parts == 1), counted & (parts == 2))])
-
-
 def _check_confusion(confusion: np.ndarray) -> None:
     square = confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1]
     if not square or not np.issubdtype(confusion.dtype, np.integer) or (confusion < 0).any():

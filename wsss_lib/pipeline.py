@@ -211,12 +211,13 @@ class Study:
             self._train(model, examples, len(self.data.train), config, out, title, seed)
 
         return self._stage(
-            "affinity_net", 1, {"seed": seed, **self._net_config(config), "walk": self.config.walk.psa_compat},
+            "affinity_net", 1,
+            {"seed": seed, **self._net_config(config), "walk": self.config.walk.psa_compat},
             [low.key, high.key], work, title, maps.labels,
         )  # fmt: skip
 
     def refine(self, maps: Artifact) -> Artifact:
-        """Random walk of the maps, and of a background for every alpha of the sweep, over learned affinities."""
+        """Random walk of the maps and of a background for every alpha of the sweep."""
         train_maps = self.response_maps(maps.labels["method"], maps.labels["seed"])
         net = self.affinity_net(train_maps)
         data, walk = self.data.dataset(maps.labels["split"]), self.config.walk
@@ -368,7 +369,7 @@ class Study:
             return dict(totals)
 
     def scores(self, artifacts: Sequence[Artifact]) -> pd.DataFrame:
-        """Tidy scores in %: dataset, split, photos, method, stage, seed, weights, rule, setting, class, metric, value.
+        """Tidy scores in %, each row saying on what, by what and how it was reached.
 
         Rule "fixed" is the preset's setting; "oracle" the best one on this very ground truth.
         """
@@ -444,7 +445,9 @@ class Study:
 
     def _backbone(self, output_stride: int | None = None):
         config = self.config.backbone
-        return build_backbone(config.name, output_stride or config.output_stride, config.weights)
+        return build_backbone(
+            config.name, output_stride or config.output_stride, config.weights, config.frozen_taps
+        )
 
     @staticmethod
     def _seeded(seed: int, build):

@@ -1,4 +1,4 @@
-"""Figures: labelled axes, colour-blind palette, legible in print. Functions return the figure; none shows it."""
+"""Figures with labelled axes, colour-blind palette. Functions return the figure, none shows it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-IGNORE = 255
 VOID = (0.88, 0.88, 0.88)
 
 
@@ -37,7 +36,7 @@ def overlay_map(photo: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def overlay_mask(photo: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """Photo (H, W, 3) uint8 under the class colours of mask (H, W); void is light grey, background the photo."""
+    """Photo (H, W, 3) uint8 under the class colours of mask (H, W); void is grey, background the photo."""
     colours = np.concatenate([class_colours(classes), np.tile(VOID, (256 - classes, 1))])
     grey = photo.mean(2, keepdims=True) / 255
     shown = 0.35 * grey + 0.65 * colours[mask]

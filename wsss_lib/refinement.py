@@ -14,6 +14,7 @@ from wsss_lib.atomic import save_atomically
 from wsss_lib.crf import background_score, dense_crf, unary_from_scores
 from wsss_lib.data.photos import read_image
 from wsss_lib.data.score_maps import ScoreMaps, save_mask
+from wsss_lib.data.voc import IGNORE
 from wsss_lib.progress import report
 
 
@@ -53,6 +54,14 @@ def marginals(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: flo
     if len(scores) == 1:  # nothing to decide between
         return np.ones_like(scores)
     return dense_crf(image, unary_from_scores(scores), crf, scale_factor)
+
+
+def trusted(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """AffinityNet's labels, pixel by pixel: foreground of `strong`, background of `weak`, 255 elsewhere.
+
+    strong, weak: (H, W) masks against a strong (low alpha) and a weak background (affinity.md, A3).
+    """
+    return np.where(weak == 0, 0, np.where(strong > 0, strong, IGNORE)).astype(np.uint8)
 
 
 def write_marginals(

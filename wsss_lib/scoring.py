@@ -8,10 +8,17 @@ import numpy as np
 import pandas as pd
 
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
-from wsss_lib.metrics import best_threshold, class_scores, confusion_matrix, summary, threshold_sweep
+from wsss_lib.data.voc import IGNORE
+from wsss_lib.metrics import (
+    absent_classes,
+    best_threshold,
+    class_scores,
+    confusion_matrix,
+    summary,
+    threshold_sweep,
+)
 from wsss_lib.refinement import Background, with_background
 
-IGNORE = 255
 # Metric names of the papers' tables -> columns of class_scores, keys of summary
 PER_CLASS = {"IoU": "iou", "precision": "precision", "recall": "recall", "F-score": "f_score"}
 MEANS = {
@@ -98,19 +105,21 @@ def total_confusions(
 
 
 def score_table(confusions: np.ndarray, settings: Settings, names: Sequence[str]) -> pd.DataFrame:
-    """Tidy rows rule, setting, class, metric, value (in %), for the fixed and the oracle setting.
+    """Tidy rows rule, setting, class, metric, value (in %), absent, for the fixed and the oracle setting.
 
-    Class "all" holds the means over the classes.
+    Class "all" holds the means over the classes but the absent ones, which have neither true nor predicted
+    pixels.
     """
     rows = []
     for rule, index in settings.rules(confusions).items():
         setting = f"{settings.name} {settings.values[index]:g}" if settings.name else ""
         per_class, means = class_scores(confusions[index]), summary(confusions[index])
+        absent = " ".join(names[c] for c in absent_classes(confusions[index]))
         for metric, column in PER_CLASS.items():
             values = zip(names, per_class[column], strict=True)
-            rows += [(rule, setting, name, metric, 100 * value) for name, value in values]
-        rows += [(rule, setting, "all", metric, 100 * means[key]) for metric, key in MEANS.items()]
-    return pd.DataFrame(rows, columns=["rule", "setting", "class", "metric", "value"])
+            rows += [(rule, setting, name, metric, 100 * value, absent) for name, value in values]
+        rows += [(rule, setting, "all", metric, 100 * means[key], absent) for metric, key in MEANS.items()]
+    return pd.DataFrame(rows, columns=["rule", "setting", "class", "metric", "value", "absent"])
 
 
 def part_recall(totals: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What per-image stages leave on disk: score maps as compressed float16, masks as palette PNGs. No pickles."""
+"""What per-image stages leave on disk: score maps as compressed float16, masks as palette PNGs."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_lib.data.voc import IGNORE
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.random_walk import neighbour_offsets, pair_affinity, valid_pairs
-from wsss_lib.resampling import to_cells
 
-IGNORE = 255
 GRID = 8  # pixels per cell, on every backbone
 
 
@@ -60,6 +59,14 @@ class AffinityNet(nn.Module):
     def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), label (B, h, w) integers, 255 ignored -> loss and its three parts."""
         return affinity_loss(self(batch["image"]), batch["label"], self.offsets, self.psa_compat)
+
+
+def to_cells(maps: Tensor, stride: int) -> Tensor:
+    """Mean over each stride x stride cell: (C, H, W) -> (C, ceil(H / stride), ceil(W / stride)).
+
+    Border cells average the pixels they have (psa pads with zeros instead; affinity.md, A8.6).
+    """
+    return F.avg_pool2d(maps[None], stride, ceil_mode=True, count_include_pad=False)[0]
 
 
 def affinity_labels(low: Tensor, high: Tensor) -> Tensor:

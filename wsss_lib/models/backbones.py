@@ -4,7 +4,7 @@ A backbone returns its *taps*, the last feature map at each resolution, shallow 
 always in evaluation mode with frozen affine parameters, as in every system of the five papers (specs/cam.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import timm
@@ -72,13 +72,17 @@ class Backbone(nn.Module):
         return fitting[-1]
 
 
-def build_backbone(name: str, output_stride: int = 16, weights: str | Path = IMAGENET) -> Backbone:
+def build_backbone(
+    name: str, output_stride: int = 16, weights: str | Path = IMAGENET, frozen_taps: int = 0
+) -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: "tf_efficientnet_lite0" (the default of the project) or any timm model with `features_only`.
         output_stride: pixels per cell of the deepest tap: 8, 16 or 32.
         weights: "imagenet", "random", or the path of a .safetensors, .pth or .pt state dict.
+        frozen_taps: the layers up to the tap of this number are not trained; 0 trains all. psa freezes
+            ResNet-38 up to stride 2. It saves the costliest part of the backward pass.
 
     Raises:
         ValueError: unknown name, unsupported stride or a weights file that does not fit.
@@ -96,6 +100,7 @@ def build_backbone(name: str, output_stride: int = 16, weights: str | Path = IMA
     strides = tuple(net.feature_info.reduction())
     if strides[-1] != output_stride:
         raise ValueError(f"{name} reaches stride {strides[-1]}, not {output_stride}; choose another stride.")
+    freeze(net, net.feature_info.module_name()[:frozen_taps])
     mean, std = INPUT_STATISTICS.get(name) or (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
     label = str(weights) if weights in (IMAGENET, RANDOM) else Path(weights).name
     return Backbone(net, tuple(net.feature_info.channels()), strides, tuple(mean), tuple(std), label)
@@ -103,6 +108,18 @@ def build_backbone(name: str, output_stride: int = 16, weights: str | Path = IMA
 
 # (x - 127) / 128 on 0..255, as the published EfficientNet-Lite weights expect it.
 INPUT_STATISTICS = {"tf_efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3)}
+
+
+def freeze(net: nn.Module, taps: Sequence[str]) -> None:
+    """Stop the training of every layer up to the last of the named modules (none if there is no name)."""
+    within = not taps
+    for name, module in net.named_modules():
+        inside = bool(taps) and (name == taps[-1] or name.startswith(taps[-1] + "."))
+        if within and not inside:
+            return
+        within = within or inside
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
 def load_weights(net: nn.Module, name: str, weights: str | Path) -> None:

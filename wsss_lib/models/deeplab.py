@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss_lib.data.voc import IGNORE
 from wsss_lib.models.backbones import Backbone
 
-IGNORE = 255
 ATROUS_RATES = (1, 3, 6)  # of 3x3 convolutions on the stride-16 grid, whose crops are 8 to 20 cells wide
 
 
