@@ -131,7 +131,7 @@ class Config(Section):
     limit: PositiveInt | None  # photos per list at most; None takes them all
     workers: Annotated[int, Field(ge=0)]  # loader processes in training
     processes: PositiveInt  # for per-image work
-    precision: Literal["no", "bf16", "fp16"]  # mixed precision in training
+    precision: Literal["no", "bf16"]  # mixed precision in training
 
 
 def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -144,8 +144,8 @@ def train(
             loss = losses["loss"].item()
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; the state after "
-                    f"epoch {epoch} is kept in {out}; lower the learning rate ({schedule.optimiser.lr:g}) "
+                    f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; finished "
+                    f"epochs are kept in {out}; lower the learning rate ({schedule.optimiser.lr:g}) "
                     "or turn mixed precision off, and run again."
                 )
             accelerator.backward(losses["loss"])

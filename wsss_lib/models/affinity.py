@@ -110,9 +110,8 @@ def affinity_loss(
     valid = (own != IGNORE) & (neighbours != IGNORE)
     valid &= valid_pairs(height, width, offsets, psa_compat).to(valid.device)
     same = valid & (own == neighbours)
-    # clamped because rounding can lift exp(-0) - 1 above 0 in half precision
     attract = -torch.log(affinity + 1e-5)
-    repel = -torch.log((1 + 1e-5 - affinity).clamp(min=1e-5))
+    repel = -torch.log(1 + 1e-5 - affinity)
     background = masked_mean(attract, same & (own == 0))
     foreground = masked_mean(attract, same & (own != 0))
     negative = masked_mean(repel, valid & ~same)

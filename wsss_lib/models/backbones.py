@@ -1,6 +1,6 @@
 """One registry of backbones: a name, an output stride and weights give features at several strides.
 
-A backbone returns its *taps*, the last feature map at each resolution, shallow to deep. Batch norm is
+A backbone returns its *taps*, one feature map per stage of the network, shallow to deep. Batch norm is
 always in evaluation mode with frozen affine parameters, as in every system of the five papers (specs/cam.md).
 """
 
