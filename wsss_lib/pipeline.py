@@ -1,6 +1,6 @@
 """The study: which stage follows which, each computed once and cached. Notebooks talk to `Study` alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -172,29 +172,13 @@ class Study:
 
     def crf_marginals(self, maps: Artifact, alpha: float) -> Artifact:
         """Dense CRF on [(1 - max CAM)^alpha, CAM], for the affinity labels."""
-        data, crf, scale = (
-            self.data.dataset(maps.labels["split"]),
-            self.config.affinity.crf,
-            self.config.crf_scale,
-        )
-        background = Background("power", alpha)
+        config = {"alpha": alpha, "crf": self.config.affinity.crf, "scale": self.config.crf_scale}
         title = _title(maps, f"CRF with background alpha {alpha:g}")
-
-        def work(out: Path) -> None:
-            over_processes(
-                write_marginals,
-                [
-                    (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}.npz")
-                    for id in data.ids
-                ],
-                self.config.processes,
-                title,
-            )
-
-        return self._stage(
-            "crf_marginals", 1, {"alpha": alpha, "crf": crf, "scale": scale}, [maps.key], work, title,
-            {**maps.labels, "stage": f"CRF alpha {alpha:g}"},
-        )  # fmt: skip
+        work = self._over_photos(
+            write_marginals, maps, Background("power", alpha), config["crf"], ".npz", title
+        )
+        labels = {**maps.labels, "stage": f"CRF alpha {alpha:g}"}
+        return self._stage("crf_marginals", 1, config, [maps.key], work, title, labels)
 
     def affinity_net(self, maps: Artifact) -> Artifact:
         """Train AffinityNet on the confident labels of training maps."""
@@ -253,29 +237,15 @@ class Study:
 
     def masks(self, maps: Artifact, background: Background, crf: str | None) -> Artifact:
         """Masks in VOC layout from score maps; with a dense CRF if it is named."""
-        data, scale = self.data.dataset(maps.labels["split"]), self.config.crf_scale
-        title = _title(maps, f"{maps.labels['stage']} masks" + (" with CRF" if crf else ""))
-
-        def work(out: Path) -> None:
-            over_processes(
-                write_mask,
-                [
-                    (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}.png")
-                    for id in data.ids
-                ],
-                self.config.processes,
-                title,
-            )
-
         config = {
             "background": [background.kind, background.value],
             "crf": crf,
-            "scale": scale if crf else None,
+            "scale": self.config.crf_scale if crf else None,
         }
-        return self._stage(
-            "masks", 1, config, [maps.key], work, title,
-            {**maps.labels, "stage": maps.labels["stage"] + ("+CRF" if crf else "")},
-        )  # fmt: skip
+        stage = maps.labels["stage"] + ("+CRF" if crf else "")
+        title = _title(maps, f"{stage} masks")
+        work = self._over_photos(write_mask, maps, background, crf, ".png", title)
+        return self._stage("masks", 1, config, [maps.key], work, title, {**maps.labels, "stage": stage})
 
     def pseudo_labels(self, maps: Artifact, crf: bool = True) -> Artifact:
         """Masks of walked maps at the preset's alpha, refined by the preset's CRF unless `crf` is off."""
@@ -461,6 +431,27 @@ class Study:
             model, SeededExamples(size, example, seed), schedule, out,
             workers=self.config.workers, precision=self.config.precision, title=title,
         )  # fmt: skip
+
+    def _over_photos(
+        self,
+        write: Callable[..., None],
+        maps: Artifact,
+        background: Background,
+        crf: str | None,
+        suffix: str,
+        title: str,
+    ) -> Callable[[Path], None]:
+        """Work of a stage that calls `write` for every photo on a pool of processes."""
+
+        def work(out: Path) -> None:
+            data, scale = self.data.dataset(maps.labels["split"]), self.config.crf_scale
+            jobs = [
+                (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}{suffix}")
+                for id in data.ids
+            ]
+            over_processes(write, jobs, self.config.processes, title)
+
+        return work
 
     def _write_maps(self, data: VOCDataset, out: Path, title: str, compute) -> None:
         """Call compute(images (B, 3, H, W), ids) on photos of one size and write what it returns."""

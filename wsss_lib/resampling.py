@@ -5,14 +5,16 @@ Cell i of a grid of stride s covers the pixels [i s, (i + 1) s) and its value st
 stay aligned also where the size of a photo is no multiple of the stride.
 """
 
-from typing import TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+if TYPE_CHECKING:  # processes of the CRF pool resize arrays and need no torch
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 def grid_centres(length: int, stride: float) -> np.ndarray:
@@ -33,10 +35,9 @@ def interpolation_matrix(cells: int, stride: float, positions: np.ndarray) -> np
 
 def interpolate(maps: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     """(..., h, w) with (H, h) and (W, w) interpolation matrices -> (..., H, W)."""
-    if isinstance(maps, Tensor):
-        to = {"device": maps.device, "dtype": maps.dtype}
-        return torch.as_tensor(rows, **to) @ maps @ torch.as_tensor(columns, **to).T
-    return rows @ maps @ columns.T
+    if isinstance(maps, np.ndarray):
+        return rows @ maps @ columns.T
+    return maps.new_tensor(rows) @ maps @ maps.new_tensor(columns).T
 
 
 def to_pixels(maps: Array, stride: float, size: tuple[int, int]) -> Array:
@@ -46,11 +47,3 @@ def to_pixels(maps: Array, stride: float, size: tuple[int, int]) -> Array:
         for cells, length in zip(maps.shape[-2:], size, strict=True)
     )
     return interpolate(maps, rows, columns)
-
-
-def to_cells(maps: Tensor, stride: int) -> Tensor:
-    """Mean over each stride x stride cell: (C, H, W) -> (C, ceil(H / stride), ceil(W / stride)).
-
-    Border cells average the pixels they have (psa pads with zeros instead; affinity.md, A8.6).
-    """
-    return F.avg_pool2d(maps[None], stride, ceil_mode=True, count_include_pad=False)[0]
