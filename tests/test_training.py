@@ -356,7 +356,9 @@ class Exploding(Dropping):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     tmp_path, uninterrupted, value, named
 ):
-    with pytest.raises(NonFiniteLossError, match=rf"tiny: the loss is {named} at epoch 2, step 2; finished epochs"):
+    with pytest.raises(
+        NonFiniteLossError, match=rf"tiny: the loss is {named} at epoch 2, step 2; finished epochs"
+    ):
         run(tmp_path, model=Exploding(3, value))
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept["epoch"] == 1

@@ -1,13 +1,19 @@
 """Multi-scale and flipped inference, several photos of one size in one pass (specs/cam.md, 3)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as VF
 
+from wsss_lib.atomic import save_atomically
+from wsss_lib.data.examples import photo_tensor
+from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.transforms import normalise
+from wsss_lib.data.voc import VOCDataset
+from wsss_lib.progress import report
 from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix
 
 
@@ -88,3 +94,29 @@ def batches_of_one_size(
     for same in by_size.values():
         for start in range(0, len(same), batch):
             yield same[start : start + batch]
+
+
+def write_maps(
+    data: VOCDataset,
+    out: Path,
+    title: str,
+    batch: int,
+    device: torch.device,
+    compute: Callable[[Tensor, list[str]], list[ScoreMaps]],
+) -> None:
+    """Fill `out` with <id>.npz for every photo; those already there are kept.
+
+    compute: (images (B, 3, H, W) uint8 on `device`, their ids) -> one ScoreMaps per photo; B <= `batch`.
+    """
+    todo = [id for id in data.ids if not (out / f"{id}.npz").exists()]
+    groups = batches_of_one_size(todo, [data.image_size(id) for id in todo], batch)
+
+    def written() -> Iterator[str]:
+        for ids in groups:
+            images = torch.stack([photo_tensor(data, id).as_subclass(Tensor) for id in ids])
+            for id, maps in zip(ids, compute(images.to(device), ids), strict=True):
+                save_atomically(maps.save, out / f"{id}.npz")
+                yield id
+
+    for _ in report(written(), title, unit="photo", total=len(data), initial=len(data) - len(todo)):
+        pass

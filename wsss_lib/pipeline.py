@@ -10,14 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.cache import Artifact, Cache
 from wsss_lib.config import load_config
+from wsss_lib.crf import background_score
 from wsss_lib.data.examples import (
     AffinityExamples,
     ClassificationExamples,
     SegmentationExamples,
-    photo_tensor,
 )
 from wsss_lib.data.scenes import generate_scenes
 from wsss_lib.data.score_maps import ScoreMaps
@@ -28,8 +27,7 @@ from wsss_lib.data.transforms import (
     normalise,
     segmentation_transform,
 )
-from wsss_lib.data.voc import VOCDataset
-from wsss_lib.inference import batches_of_one_size, class_probabilities, response_maps
+from wsss_lib.inference import class_probabilities, response_maps, write_maps
 from wsss_lib.methods.cam import CAM
 from wsss_lib.metrics import summary
 from wsss_lib.models.affinity import GRID, AffinityNet, affinity_labels, to_cells
@@ -37,7 +35,7 @@ from wsss_lib.models.backbones import build_backbone
 from wsss_lib.models.deeplab import LightDeepLab
 from wsss_lib.progress import report
 from wsss_lib.random_walk import random_walk
-from wsss_lib.refinement import Background, over_processes, with_background, write_marginals, write_mask
+from wsss_lib.refinement import Background, over_processes, write_marginals, write_mask
 from wsss_lib.results import Results
 from wsss_lib.scoring import (
     MEANS,
@@ -159,7 +157,7 @@ class Study:
                 found = response_maps(model, images, labels, config.scales, config.flip, config.stride)
                 return [ScoreMaps(*pair, tuple(images.shape[-2:]), config.stride) for pair in found]
 
-            self._write_maps(data, out, title, maps)
+            write_maps(data, out, title, self.config.maps.batch, self.device, maps)
 
         title = f"{method} response maps, {split}, seed {seed}"
         return self._stage(
@@ -217,7 +215,7 @@ class Study:
                     self._walk(a, maps.file(f"{id}.npz"), model) for a, id in zip(affinity, ids, strict=True)
                 ]
 
-            self._write_maps(data, out, title, walked)
+            write_maps(data, out, title, self.config.maps.batch, self.device, walked)
 
         return self._stage(
             "random_walk", 1, walk.model_dump(), [maps.key, net.key], work, title,
@@ -226,14 +224,12 @@ class Study:
 
     def _walk(self, affinity: Tensor, file: Path, model: AffinityNet) -> ScoreMaps:
         walk, maps = self.config.walk, ScoreMaps.load(file)
-        scores = [with_background(maps, Background("power", alpha)) for alpha in walk.alpha_sweep]
-        backgrounds = [torch.from_numpy(s[:1]) for _, s in scores]
-        cells = to_cells(torch.cat([*backgrounds, torch.from_numpy(scores[0][1][1:])]), GRID).to(
-            affinity.device
-        )
+        full = maps.full()
+        backgrounds = [background_score(full, alpha)[None] for alpha in walk.alpha_sweep]
+        cells = to_cells(torch.from_numpy(np.concatenate([*backgrounds, full])), GRID).to(affinity.device)
         walked = random_walk(cells, affinity, model.offsets, walk.beta, walk.steps, walk.psa_compat)
-        classes = [0] * len(backgrounds) + maps.classes.tolist()
-        return ScoreMaps(torch.tensor(classes).numpy(), walked.cpu().numpy(), maps.size, GRID)
+        classes = np.concatenate([np.zeros(len(backgrounds), int), maps.classes])
+        return ScoreMaps(classes, walked.cpu().numpy(), maps.size, GRID)
 
     def masks(self, maps: Artifact, background: Background, crf: str | None) -> Artifact:
         """Masks in VOC layout from score maps; with a dense CRF if it is named."""
@@ -290,7 +286,7 @@ class Study:
                 classes, size = torch.arange(found.shape[1]).numpy(), tuple(images.shape[-2:])
                 return [ScoreMaps(classes, maps.cpu().numpy(), size, config.maps.stride) for maps in found]
 
-            self._write_maps(data, out, title, probabilities)
+            write_maps(data, out, title, self.config.maps.batch, self.device, probabilities)
 
         return self._stage(
             "segment", 1, {"scales": config.segmentation.test_scales, "stride": config.maps.stride},
@@ -452,24 +448,6 @@ class Study:
             over_processes(write, jobs, self.config.processes, title)
 
         return work
-
-    def _write_maps(self, data: VOCDataset, out: Path, title: str, compute) -> None:
-        """Call compute(images (B, 3, H, W), ids) on photos of one size and write what it returns."""
-        todo = [id for id in data.ids if not (out / f"{id}.npz").exists()]
-        groups = batches_of_one_size(todo, [data.image_size(id) for id in todo], self.config.maps.batch)
-        done = len(data) - len(todo)
-
-        def written():
-            for ids in groups:
-                images = torch.stack([photo_tensor(data, id).as_subclass(Tensor) for id in ids]).to(
-                    self.device
-                )
-                for id, maps in zip(ids, compute(images, ids), strict=True):
-                    save_atomically(maps.save, out / f"{id}.npz")
-                    yield id
-
-        for _ in report(written(), title, unit="photo", total=len(data), initial=done):
-            pass
 
 
 def under_root(path: str | Path) -> Path:
