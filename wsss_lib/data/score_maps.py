@@ -1,6 +1,7 @@
 """What per-image stages leave on disk: score maps as compressed float16, masks as palette PNGs."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ class ScoreMaps:
             ) from error
 
 
+@cache
 def voc_palette() -> list[int]:
     """The 256 RGB colours of VOC's palette PNGs: each id's bits spread over the colours' high bits."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1]  # lowest bit first

@@ -1,0 +1,135 @@
+"""The baseline from end to end on the smoke preset, and the gap it leaves on the scenes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsss_lib.pipeline import Study
+from wsss_lib.refinement import Background
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return Study("smoke", cache=folder / "cache", results=folder / "results")
+
+
+@pytest.fixture(scope="module")
+def chain(study):
+    """Every artifact of the baseline, in order."""
+    cams = study.response_maps("cam", 0)
+    walked = study.refine(cams)
+    labels = study.pseudo_labels(walked)
+    segmented = study.segment(labels)
+    return {
+        "CAM": cams,
+        "CAM+RW": walked,
+        "CAM+RW+CRF": labels,
+        "segmentation": study.masks(segmented, Background("included"), None),
+    }
+
+
+def test_the_chain_scores_every_stage_on_its_split(study, chain):
+    table = study.scores(list(chain.values()))
+    assert table["stage"].unique().tolist() == list(chain)
+    assert (table["split"] == np.where(table["stage"] == "segmentation", "val", "train")).all()
+    rules = table.groupby("stage")["rule"].unique().map(set)
+    assert rules["CAM"] == rules["CAM+RW"] == {"fixed", "oracle"}
+    assert rules["CAM+RW+CRF"] == rules["segmentation"] == {"none"}
+    means = table[(table["class"] == "all") & (table["metric"] == "mIoU")].set_index(["stage", "rule"])[
+        "value"
+    ]
+    assert (means["CAM", "oracle"] >= means["CAM", "fixed"]).all()
+    assert means.between(0, 100).all()
+
+
+def test_the_walked_maps_hold_a_background_per_alpha_and_the_present_classes(study, chain):
+    from wsss_lib.data.score_maps import ScoreMaps
+
+    for id in study.data.train.ids[:5]:
+        walked = ScoreMaps.load(chain["CAM+RW"].file(f"{id}.npz"))
+        present = np.flatnonzero(study.data.train.label(id)) + 1
+        assert walked.classes.tolist() == [0] * len(study.config.walk.alpha_sweep) + present.tolist()
+        backgrounds = walked.full()[: len(study.config.walk.alpha_sweep)]
+        assert (np.diff(backgrounds, axis=0) <= 2e-3).all()  # a larger alpha, a weaker background
+
+
+def test_nothing_is_computed_twice(study, chain, folder, monkeypatch):
+    monkeypatch.setattr("wsss_lib.pipeline.train", lambda *_, **__: pytest.fail("trained again"))
+    again = Study("smoke", cache=folder / "cache", results=folder / "results")
+    assert again.pseudo_labels(again.refine(again.response_maps("cam", 0))) == chain["CAM+RW+CRF"]
+
+
+def test_another_seed_and_another_preset_value_are_other_work(study, chain, folder):
+    keys = {chain["CAM"].provenance()["key"]}
+    other = Study("smoke", cache=folder / "cache", overrides={"maps.scales": [1.0]})
+    keys.add(other.response_maps("cam", 0).key)
+    assert len(keys) == 2
+    assert other.classifier("cam", 0) == study.classifier("cam", 0)  # not trained again for other maps
+
+
+def test_provenance_says_what_was_run(chain):
+    record = chain["CAM+RW"].provenance()
+    assert record["config"]["alpha_sweep"]
+    assert {"commit", "device", "libraries", "seconds", "inputs"} <= set(record)
+
+
+def test_a_real_dataset_needs_its_root_and_the_scenes_none():
+    with pytest.raises(ValueError, match="needs its folder"):
+        Study("smoke", dataset="voc2012")
+    with pytest.raises(ValueError, match="need no root"):
+        Study("smoke", root="somewhere")
+
+
+def test_unknown_method_and_split_name_the_choices(study):
+    with pytest.raises(ValueError, match="cam"):
+        study.classifier("cams", 0)
+    with pytest.raises(ValueError, match="'train' or 'val'"):
+        study.response_maps("cam", 0, split="test")
+
+
+def test_notebooks_run_on_the_smoke_preset(study, chain, folder):
+    """Also that they run from the cache the tests filled, and are up to date the second time."""
+    command = [
+        sys.executable, "-m", "wsss_lib.reproduce", "--preset", "smoke",
+        "--cache", str(folder / "cache"), "--results", str(folder / "results"),
+    ]  # fmt: skip
+    first = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    results = folder / "results" / "scenes" / "smoke"
+    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
+        assert (results / "notebooks" / f"{notebook.stem}.html").stat().st_size > 10_000
+    for table in results.glob("tables/*.csv"):
+        assert len(pd.read_csv(table)) > 0
+        assert (results / "provenance" / f"{table.stem}.json").is_file()
+    assert len(list(results.glob("figures/*.png"))) >= 15
+    second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert second.stdout.count("up to date") == len(list((REPOSITORY / "notebooks").glob("*.ipynb")))
+
+
+def test_a_plain_cam_covers_the_head_and_misses_the_body(folder):
+    """The gap that every paper works on; without it the scenes would be no instrument."""
+    study = Study(
+        "quick", cache=folder / "cache",
+        overrides={
+            "scenes.train": 240, "scenes.val": 1, "classifier.epochs": 4,
+            "maps.scales": [1.0], "maps.flip": False,
+        },
+    )  # fmt: skip
+    sweep = study.sweep(study.response_maps("cam", 0))
+    best = sweep.loc[sweep["mIoU"].idxmax()]
+    assert best["discriminative part"] > best["body"] + 15
+    assert 15 < best["mIoU"] < 65
