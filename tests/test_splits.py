@@ -1,0 +1,29 @@
+"""What is learned from, and what is scored."""
+
+import pytest
+
+from wsss_lib.data.splits import Splits
+
+
+def test_without_an_augmented_list_train_is_learned_from_and_scored(tiny_voc):
+    data = Splits(tiny_voc, None, "masks", None)
+    assert data.train.split == "train"
+    assert data.scored("train") == data.train.ids
+    assert data.scored("val") == ["b1", "b2"]
+    assert not data.has_parts
+
+
+def test_with_an_augmented_list_only_official_photos_are_scored(tiny_voc):
+    lists = tiny_voc / "ImageSets" / "Segmentation"
+    (lists / "train_aug.txt").write_text((lists / "train.txt").read_text())
+    (lists / "train.txt").write_text("a2\nb2\n")
+    data = Splits(tiny_voc, ["cat", "dog"], "masks", None)
+    assert data.train.ids == ["a1", "a2", "a3", "b2"]
+    assert data.scored("train") == ["a2", "b2"]
+    assert data.dataset("train") is data.train
+    assert data.classes == ("background", "cat", "dog")
+
+
+def test_an_unknown_split_is_refused(tiny_voc):
+    with pytest.raises(ValueError, match="'train' or 'val'"):
+        Splits(tiny_voc, None, "masks", None).scored("test")
