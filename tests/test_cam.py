@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_backbone import tiny_backbone
 
-from wsss_lib.methods.cam import CAM, classification_loss, global_average_pool
+from wsss_lib.losses import classification_loss, global_average_pool
+from wsss_lib.methods.cam import CAM
 
 
 def test_loss_is_the_mean_binary_cross_entropy_also_of_soft_labels():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_backbone import tiny_backbone
 
-from wsss_lib.models.deeplab import LightDeepLab, segmentation_loss
+from wsss_lib.losses import segmentation_loss
+from wsss_lib.models.deeplab import LightDeepLab
 
 
 def test_loss_equals_the_loop_over_labelled_pixels():

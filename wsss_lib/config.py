@@ -10,14 +10,39 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from wsss_lib.crf import CRF_PARAMETERS
 
 PRESETS = Path(__file__).parent / "presets"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Range = tuple[Positive, Positive]
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the range {pair} must ascend")
+    return pair
+
+
+def _known_crf(name: str) -> str:
+    if name not in CRF_PARAMETERS:
+        raise ValueError(f"{name!r} is no CRF parameter set; choose one of {list(CRF_PARAMETERS)}")
+    return name
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
+CRFName = Annotated[str, AfterValidator(_known_crf)]  # a parameter set of crf.py
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]  # of a photo's size
 
 
@@ -45,7 +70,7 @@ class Optimiser(Section):
     """One optimiser with the learning-rate groups of the psa family.
 
     `momentum: weight_decay_slip` is what the public code ran: its PolyOptimizer hands the weight decay
-    to SGD's momentum slot, so the published numbers come from nearly momentum-free SGD (cam.md, 2).
+    to SGD's momentum slot, so the published numbers come from nearly momentum-free SGD.
     """
 
     name: Literal["sgd", "adamw"]
@@ -65,27 +90,36 @@ class Schedule(Section):
 
 
 class Classifier(Schedule):
-    long_side: tuple[PositiveInt, PositiveInt]  # the photo's long side is drawn from this range
+    long_side: Annotated[
+        tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)
+    ]  # the photo's long side is drawn from this range
     jitter: bool
 
 
 class Affinity(Schedule):
-    """AffinityNet: labels from two CRF runs, then a pairwise affinity (affinity.md, A)."""
+    """AffinityNet: labels from two CRF runs, then a pairwise affinity."""
 
     alpha_low: Positive  # strong background: its CRF foreground is trusted
     alpha_high: Positive  # weak background: its CRF background is trusted
-    crf: str
+    crf: CRFName
     radius: PositiveInt
     output_stride: Literal[8, 16]  # of the backbone; its taps are brought to the stride-8 grid
     channels: tuple[PositiveInt, PositiveInt, PositiveInt]
     jitter: bool
 
+    @model_validator(mode="after")
+    def low_is_below_high(self) -> "Affinity":
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(f"alpha_low {self.alpha_low} must not exceed alpha_high {self.alpha_high}")
+        return self
+
 
 class Segmentation(Schedule):
     scale: Range
     channels: PositiveInt
-    crf: str  # parameter set of the test-time CRF
+    crf: CRFName  # at test time
     test_scales: Scales
+    test_flip: bool
 
 
 class ResponseMaps(Section):
@@ -96,7 +130,7 @@ class ResponseMaps(Section):
 
 
 class RandomWalk(Section):
-    """Scores M T^steps with T from affinity^beta; background score (1 - max CAM)^alpha (affinity.md, A6)."""
+    """Scores M T^steps with T from affinity^beta; background score (1 - max CAM)^alpha."""
 
     beta: Positive
     steps: PositiveInt
@@ -108,12 +142,24 @@ class RandomWalk(Section):
     def alpha_is_swept(self) -> "RandomWalk":
         if self.alpha not in self.alpha_sweep:
             raise ValueError(f"alpha {self.alpha} must be one of alpha_sweep {self.alpha_sweep}")
+        if list(self.alpha_sweep) != sorted(set(self.alpha_sweep)):
+            raise ValueError(f"alpha_sweep {self.alpha_sweep} must ascend")
         return self
 
 
 class Scores(Section):
     fixed_threshold: Fraction
     sweep: tuple[Fraction, Fraction, Positive]  # first, last, step
+
+    def thresholds(self) -> list[float]:
+        first, last, step = self.sweep
+        return [round(first + i * step, 6) for i in range(round((last - first) / step) + 1)]
+
+    @model_validator(mode="after")
+    def fixed_threshold_is_swept(self) -> "Scores":
+        if self.fixed_threshold not in self.thresholds():
+            raise ValueError(f"fixed_threshold {self.fixed_threshold} must lie on the sweep {self.sweep}")
+        return self
 
 
 class Config(Section):
@@ -123,7 +169,7 @@ class Config(Section):
     maps: ResponseMaps
     affinity: Affinity
     walk: RandomWalk
-    refine_crf: str  # parameter set of the CRF after the walk
+    refine_crf: CRFName  # after the walk
     crf_scale: Positive  # divides the pixel widths of every CRF kernel: 500 / the long side of the photos
     segmentation: Segmentation
     scores: Scores

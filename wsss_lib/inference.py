@@ -1,4 +1,4 @@
-"""Multi-scale and flipped inference, several photos of one size in one pass (specs/cam.md, 3)."""
+"""Multi-scale and flipped inference, several photos of one size in one pass, as psa does it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,12 +1,14 @@
 """The study: which stage follows which, each computed once and cached. Notebooks talk to `Study` alone."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -27,26 +29,16 @@ from wsss_lib.data.transforms import (
     normalise,
     segmentation_transform,
 )
+from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import class_probabilities, response_maps, write_maps
 from wsss_lib.methods.cam import CAM
-from wsss_lib.metrics import summary
 from wsss_lib.models.affinity import GRID, AffinityNet, affinity_labels, to_cells
-from wsss_lib.models.backbones import build_backbone
+from wsss_lib.models.backbones import IMAGENET, RANDOM, build_backbone
 from wsss_lib.models.deeplab import LightDeepLab
-from wsss_lib.progress import report
 from wsss_lib.random_walk import random_walk
 from wsss_lib.refinement import Background, over_processes, write_marginals, write_mask
 from wsss_lib.results import Results
-from wsss_lib.scoring import (
-    MEANS,
-    Settings,
-    of_masks,
-    part_recall,
-    score_table,
-    sweep_backgrounds,
-    sweep_thresholds,
-    total_confusions,
-)
+from wsss_lib.study_scores import StudyScores
 from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,7 +46,7 @@ SCENES = "scenes"
 METHODS = {"cam": CAM}
 
 
-class Study:
+class Study(StudyScores):
     """One dataset at one preset.
 
     Args:
@@ -89,16 +81,42 @@ class Study:
                 f"Dataset {dataset!r} with root {root}: the scenes need no root, every other dataset needs "
                 "its folder in VOC layout."
             )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RuntimeError(
+                "A study runs in one process, because its stages wait for each other's locks; start it without "
+                "torchrun or accelerate launch (training.train itself runs on several)."
+            )
         self.config = load_config(preset, overrides)
         self.seeds = tuple(self.config.seeds if seeds is None else seeds)
         self.preset, self.dataset = preset, dataset
         self.cache = Cache(under_root(cache))
-        self.results = Results(
-            under_root(results) / dataset / Path(preset).stem,
-            {"preset": preset, "dataset": dataset, "seeds": self.seeds, "config": self.config.model_dump()},
+        origin = {
+            "preset": preset,
+            "overrides": dict(overrides or {}),
+            "dataset": dataset,
+            "classes": classes,
+            "labels": str(labels),
+            "seeds": self.seeds,
+            "config": self.config.model_dump(),
+        }
+        # a trial with other values never overwrites the preset's own tables
+        trial = (
+            "-" + hashlib.sha256(json.dumps(origin["overrides"]).encode()).hexdigest()[:6]
+            if overrides
+            else ""
         )
-        self._root, self._classes, self._labels = root, classes, labels
+        self.results = Results(under_root(results) / dataset / (Path(preset).stem + trial), origin)
+        self._root, self._classes = root, classes
+        self._labels = labels if labels in ("masks", "xml", "none") else under_root(labels)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _labelled(self, split: str) -> VOCDataset:
+        data = self.data.dataset(split)
+        if np.isnan(data.labels).any():
+            raise ValueError(
+                f"The photos of {split} have no image labels; give labels='masks', 'xml', a CSV or an npz."
+            )
+        return data
 
     @cached_property
     def data(self) -> Splits:
@@ -121,7 +139,7 @@ class Study:
 
     def classifier(self, method: str, seed: int) -> Artifact:
         """Train a method's classifier on image-level labels."""
-        config = self.config.classifier
+        config, data = self.config.classifier, self._labelled("train")
 
         def work(out: Path) -> None:
             model = self._classifier_net(method, seed)
@@ -130,8 +148,8 @@ class Study:
             )
             self._train(
                 model,
-                ClassificationExamples(self.data.train, transform),
-                len(self.data.train),
+                ClassificationExamples(data, transform),
+                len(data),
                 config,
                 out,
                 title,
@@ -141,13 +159,13 @@ class Study:
         title = f"{method} classifier, seed {seed}"
         return self._stage(
             "classifier", 1, {"method": method, "seed": seed, **self._net_config(config)},
-            [self.data.train.fingerprint()], work, title, {"method": method, "seed": seed},
+            [data.fingerprint()], work, title, {"method": method, "seed": seed},
         )  # fmt: skip
 
     def response_maps(self, method: str, seed: int, split: str = "train") -> Artifact:
         """Multi-scale class activation maps of the present classes (the image labels are known)."""
         classifier = self.classifier(method, seed)
-        data, config = self.data.dataset(split), self.config.maps
+        data, config = self._labelled(split), self.config.maps
 
         def work(out: Path) -> None:
             model = load_trained(self._classifier_net(method, seed), classifier.path).to(self.device)
@@ -218,7 +236,7 @@ class Study:
             write_maps(data, out, title, self.config.maps.batch, self.device, walked)
 
         return self._stage(
-            "random_walk", 1, walk.model_dump(), [maps.key, net.key], work, title,
+            "random_walk", 1, walk.model_dump(exclude={"alpha"}), [maps.key, net.key], work, title,
             {**maps.labels, "stage": "CAM+RW"},
         )  # fmt: skip
 
@@ -281,7 +299,11 @@ class Study:
 
             def probabilities(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
                 found = class_probabilities(
-                    model, images, config.segmentation.test_scales, True, config.maps.stride
+                    model,
+                    images,
+                    config.segmentation.test_scales,
+                    config.segmentation.test_flip,
+                    config.maps.stride,
                 )
                 classes, size = torch.arange(found.shape[1]).numpy(), tuple(images.shape[-2:])
                 return [ScoreMaps(classes, maps.cpu().numpy(), size, config.maps.stride) for maps in found]
@@ -289,90 +311,15 @@ class Study:
             write_maps(data, out, title, self.config.maps.batch, self.device, probabilities)
 
         return self._stage(
-            "segment", 1, {"scales": config.segmentation.test_scales, "stride": config.maps.stride},
+            "segment", 1,
+            {
+                "scales": config.segmentation.test_scales,
+                "flip": config.segmentation.test_flip,
+                "stride": config.maps.stride,
+            },
             [net.key, data.fingerprint()], work, title,
-            {**masks.labels, "stage": "segmentation", "split": split},
+            {**masks.labels, "stage": "segmentation", "split": split, "learned from": masks.labels["stage"]},
         )  # fmt: skip
-
-    # --- scores ------------------------------------------------------------------------------------------
-
-    def settings(self, artifact: Artifact) -> Settings:
-        """The knob between an artifact and its masks: CAM's threshold, the walk's alpha, or none."""
-        if artifact.stage == "response_maps":
-            first, last, step = self.config.scores.sweep
-            thresholds = np.round(np.arange(first, last + step / 2, step), 6)
-            return Settings(
-                "threshold", thresholds, int(np.abs(thresholds - self.config.scores.fixed_threshold).argmin())
-            )
-        if artifact.stage == "random_walk":
-            walk = self.config.walk
-            return Settings("alpha", np.array(walk.alpha_sweep), walk.alpha_sweep.index(walk.alpha))
-        return Settings("", np.zeros(1), 0)
-
-    def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
-        """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
-        data, ids = self.data.dataset(artifact.labels["split"]), self.data.scored(artifact.labels["split"])
-        settings, count = self.settings(artifact), len(self.data.classes)
-        title = f"scores of {artifact.title}"
-
-        def work(out: Path) -> None:
-            predict = {
-                "threshold": lambda: sweep_thresholds(artifact.path, settings.values, count),
-                "alpha": lambda: sweep_backgrounds(artifact.path, len(settings.values), count),
-                "": lambda: of_masks(artifact.path, count),
-            }[settings.name]()
-            totals = total_confusions(
-                predict, report(ids, title, unit="photo", total=len(ids)), data.mask,
-                self.data.parts if self.data.has_parts else None,
-            )  # fmt: skip
-            np.savez_compressed(out / "confusions.npz", **totals)
-
-        scored = self._stage(
-            "scores", 1, {"settings": [settings.name, settings.values.tolist()], "photos": ids},
-            [artifact.key, data.fingerprint()], work, title, artifact.labels,
-        )  # fmt: skip
-        with np.load(scored.file("confusions.npz"), allow_pickle=False) as totals:
-            return dict(totals)
-
-    def scores(self, artifacts: Sequence[Artifact]) -> pd.DataFrame:
-        """Tidy scores in %, each row saying on what, by what and how it was reached.
-
-        Rule "fixed" is the preset's setting; "oracle" the best one on this very ground truth.
-        """
-        tables = []
-        for artifact in artifacts:
-            table = score_table(self.confusions(artifact)["all"], self.settings(artifact), self.data.classes)
-            labels = artifact.labels
-            about = {
-                "dataset": self.dataset,
-                "split": labels["split"],
-                "photos": len(self.data.scored(labels["split"])),
-                "method": labels["method"],
-                "stage": labels["stage"],
-                "seed": labels["seed"],
-                "weights": f"{self.config.backbone.name}, {self.config.backbone.weights}",
-            }
-            for place, (name, value) in enumerate(about.items()):
-                table.insert(place, name, value)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
-
-    def sweep(self, artifact: Artifact) -> pd.DataFrame:
-        """Summary metrics in % at every setting; on the scenes also the recall of each part."""
-        confusions, settings = self.confusions(artifact), self.settings(artifact)
-        means = [summary(confusion) for confusion in confusions["all"]]
-        table = pd.DataFrame({metric: [100 * m[key] for m in means] for metric, key in MEANS.items()})
-        if len(confusions) > 1:
-            table = table.join(part_recall(confusions))
-        return table.set_index(pd.Index(settings.values, name=settings.name))
-
-    def times(self, artifacts: Sequence[Artifact]) -> pd.DataFrame:
-        """Wall time of each stage as it was first computed, with the device."""
-        records = [artifact.provenance() for artifact in artifacts]
-        return pd.DataFrame(
-            [(r["title"], r["seconds"], r["resumed"], r["device"]) for r in records],
-            columns=["stage", "seconds", "resumed", "device"],
-        )
 
     # --- shared ------------------------------------------------------------------------------------------
 
@@ -381,7 +328,10 @@ class Study:
         return self.cache.run(stage, version, config, inputs, work, title=title, labels=labels)
 
     def _backbone_config(self) -> dict[str, Any]:
-        return {"backbone": self.config.backbone.model_dump()}
+        config = self.config.backbone.model_dump()
+        if config["weights"] not in (IMAGENET, RANDOM):  # another file under the same name is other work
+            config["sha256"] = hashlib.sha256(under_root(config["weights"]).read_bytes()).hexdigest()
+        return {"backbone": config}
 
     def _net_config(self, section) -> dict[str, Any]:
         return section.model_dump() | self._backbone_config() | {"precision": self.config.precision}
@@ -411,9 +361,8 @@ class Study:
 
     def _backbone(self, output_stride: int | None = None):
         config = self.config.backbone
-        return build_backbone(
-            config.name, output_stride or config.output_stride, config.weights, config.frozen_taps
-        )
+        weights = config.weights if config.weights in (IMAGENET, RANDOM) else under_root(config.weights)
+        return build_backbone(config.name, output_stride or config.output_stride, weights, config.frozen_taps)
 
     @staticmethod
     def _seeded(seed: int, build):

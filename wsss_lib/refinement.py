@@ -59,7 +59,7 @@ def marginals(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: flo
 def trusted(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
     """AffinityNet's labels, pixel by pixel: foreground of `strong`, background of `weak`, 255 elsewhere.
 
-    strong, weak: (H, W) masks against a strong (low alpha) and a weak background (affinity.md, A3).
+    strong, weak: (H, W) masks against a strong (low alpha) and a weak background.
     """
     return np.where(weak == 0, 0, np.where(strong > 0, strong, IGNORE)).astype(np.uint8)
 

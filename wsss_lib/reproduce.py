@@ -105,6 +105,15 @@ def fingerprint(notebook: Path, parameters: Parameters) -> str:
     paths = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)})
     if str(parameters.get("preset")).endswith(".yaml"):  # a preset of the user's own
         paths.append(ROOT / parameters["preset"])
+    if root := parameters.get(
+        "root"
+    ):  # lists and classes by content, photos and masks by their folders' dates
+        data = (ROOT / root).resolve()
+        paths += sorted(
+            path for path in data.rglob("*.txt") if "ImageSets" in path.parts or path.name == "classes.txt"
+        )
+        folders = [path for name in ("JPEGImages", "SegmentationClass") for path in data.glob(f"**/{name}")]
+        digest.update(json.dumps([path.stat().st_mtime_ns for path in sorted(folders)]).encode())
     for path in paths:
         digest.update(f"\0{_shown(path)}\0".encode() + path.read_bytes())
     return digest.hexdigest()

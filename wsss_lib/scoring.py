@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wsss_lib.config import Config
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
 from wsss_lib.data.voc import IGNORE
 from wsss_lib.metrics import (
@@ -50,6 +51,18 @@ class Settings:
             return {"none": 0}
         best, _ = best_threshold(confusions, self.values)
         return {"fixed": self.fixed, "oracle": self.values.tolist().index(best)}
+
+
+def settings_of(stage: str, config: Config) -> Settings:
+    """The knob between a stage's maps and its masks: CAM's threshold, the walk's alpha, or none."""
+    if stage == "response_maps":
+        thresholds = config.scores.thresholds()
+        return Settings("threshold", np.array(thresholds), thresholds.index(config.scores.fixed_threshold))
+    if stage == "random_walk":
+        return Settings(
+            "alpha", np.array(config.walk.alpha_sweep), config.walk.alpha_sweep.index(config.walk.alpha)
+        )
+    return Settings("", np.zeros(1), 0)
 
 
 def sweep_thresholds(folder: Path, thresholds: np.ndarray, num_classes: int) -> Predict:

@@ -43,8 +43,8 @@ class SeededExamples(Dataset):
         return self.size
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seeds(self.seed, self.epoch, index))
+        with torch.random.fork_rng(devices=[]):  # the CPU's generator alone: the model's stays untouched
+            torch.default_generator.manual_seed(mix_seeds(self.seed, self.epoch, index))
             return self.example(index)
 
 
@@ -66,7 +66,7 @@ def poly_lr(step: int, steps: int, power: float) -> float:
 
 
 def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimizer:
-    """The psa family's groups: pretrained weights and biases, new weights and biases (common.md, 2).
+    """The psa family's groups: pretrained weights and biases, new weights and biases.
 
     Parameters below `model.backbone` count as pretrained; frozen ones are in no group.
     """
@@ -144,9 +144,9 @@ def train(
             loss = losses["loss"].item()
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; finished "
-                    f"epochs are kept in {out}; lower the learning rate ({schedule.optimiser.lr:g}) "
-                    "or turn mixed precision off, and run again."
+                    f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; the last "
+                    f"good state, if any, is {out / CHECKPOINT}; lower the learning rate "
+                    f"({schedule.optimiser.lr:g}) or turn mixed precision off, which starts afresh."
                 )
             accelerator.backward(losses["loss"])
             optimiser.step()
@@ -154,7 +154,11 @@ def train(
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
         history.append(
-            {"epoch": epoch + 1, **{k: v / steps_per_epoch for k, v in sums.items()}, "lr": factor}
+            {
+                "epoch": epoch + 1,
+                **{name: total / steps_per_epoch for name, total in sums.items()},
+                "lr": schedule.optimiser.lr * factor,
+            }
         )
         if accelerator.is_main_process:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}

@@ -13,7 +13,7 @@ from wsss_lib.data.voc import VOCDataset
 class Splits:
     """Train and val of a folder in VOC layout; arguments as in `VOCDataset`.
 
-    `limit` bounds each list, so that a dry run on a large dataset is quick.
+    `limit` bounds the photos learned from and those of val, so that a dry run is quick.
     """
 
     def __init__(
@@ -25,10 +25,14 @@ class Splits:
         return VOCDataset(self.root, split, self._classes, self._labels, self._limit)
 
     @cached_property
+    def _official(self) -> VOCDataset:
+        return VOCDataset(self.root, "train", self._classes, self._labels)
+
+    @cached_property
     def train(self) -> VOCDataset:
         """Photos to learn from: the list train_aug where there is one, else train."""
-        lists = self.root.glob("**/ImageSets/Segmentation/*.txt")
-        augmented = {"train_aug", "trainaug"} & {path.stem for path in lists}
+        lists = self._official.root / "ImageSets" / "Segmentation"
+        augmented = any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
         return self._read("train_aug" if augmented else "train")
 
     @cached_property
@@ -37,10 +41,8 @@ class Splits:
 
     @cached_property
     def scored_train(self) -> list[str]:
-        """Training photos with official masks, on which maps and pseudo labels are scored: the list train."""
-        if self.train.split == "train":
-            return self.train.ids
-        official = set(self._read("train").ids)
+        """Training photos of the list train, the official masks, on which maps and labels are scored."""
+        official = set(self._official.ids)
         return [id for id in self.train.ids if id in official]
 
     def dataset(self, split: str) -> VOCDataset:
@@ -50,8 +52,16 @@ class Splits:
         return self.train if split == "train" else self.val
 
     def scored(self, split: str) -> list[str]:
-        """Ids of the photos on which "train" or "val" is scored."""
-        return self.scored_train if split == "train" else self.dataset(split).ids
+        """Ids of the photos on which "train" or "val" is scored: those that have a mask.
+
+        Raises:
+            ValueError: there is none.
+        """
+        data = self.dataset(split)
+        ids = [id for id in (self.scored_train if split == "train" else data.ids) if data.has_mask(id)]
+        if not ids:
+            raise ValueError(f"No photo of {split} has a mask to be scored on; add masks or raise the limit.")
+        return ids
 
     @property
     def classes(self) -> tuple[str, ...]:

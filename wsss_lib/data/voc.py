@@ -160,6 +160,10 @@ class VOCDataset:
             )
         return self._masks[id]
 
+    def has_mask(self, id: str) -> bool:
+        """Whether the photo can be scored."""
+        return id in self._masks
+
     def fingerprint(self) -> str:
         """SHA-256 of ids, classes, labels and file sizes (not contents), wherever the root lies."""
         sizes = [

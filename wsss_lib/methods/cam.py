@@ -1,12 +1,12 @@
 """CAM: class activation maps of a multi-label classifier (Zhou et al., CVPR 2016), the common baseline.
 
 The classifier is a 1x1 convolution on the deepest features followed by global average pooling, so its
-weights give a response map per class at no extra cost (specs/cam.md).
+weights give a response map per class at no extra cost.
 """
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from wsss_lib.losses import classification_loss, global_average_pool
 from wsss_lib.models.backbones import Backbone
 
 
@@ -32,16 +32,3 @@ class CAM(nn.Module):
         """batch: image (B, 3, H, W), label (B, C) in [0, 1] -> {"loss": scalar}."""
         logits = global_average_pool(self.class_maps(batch["image"]))
         return {"loss": classification_loss(logits, batch["label"])}
-
-
-def global_average_pool(maps: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, C)."""
-    return maps.mean(dim=(2, 3))
-
-
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Multi-label soft margin loss, mean over images and classes; soft labels are fine (cam.md, 2).
-
-    -[y log s(x) + (1 - y) log(1 - s(x))], s the sigmoid. logits, labels: (B, C).
-    """
-    return F.multilabel_soft_margin_loss(logits, labels)

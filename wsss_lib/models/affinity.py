@@ -1,6 +1,7 @@
 """AffinityNet (Ahn and Kwak, CVPR 2018): pairwise affinities learned from confident CAM regions.
 
-Labels from two CRF runs, the network, and its three-part loss (specs/affinity.md, A1-A4). The random
+Labels from two CRF runs, the network, and its three-part loss, as the paper and its released code
+(psa) have them; papers/affinitynet/card.md says where they differ. The random
 walk that uses the affinities is in `random_walk.py`.
 """
 
@@ -22,7 +23,7 @@ class AffinityNet(nn.Module):
         backbone: its three deepest taps are brought to the stride-8 grid.
         channels: widths of the three reductions; psa has 64, 128, 256.
         radius: pairs are closer than this many cells; psa has 5 (34 pairs a cell).
-        psa_compat: keep only the pairs that the public code evaluates (affinity.md, A8.1).
+        psa_compat: keep only the pairs that the public code evaluates.
     """
 
     def __init__(self, backbone: Backbone, channels: tuple[int, int, int], radius: int, psa_compat: bool):
@@ -64,7 +65,7 @@ class AffinityNet(nn.Module):
 def to_cells(maps: Tensor, stride: int) -> Tensor:
     """Mean over each stride x stride cell: (C, H, W) -> (C, ceil(H / stride), ceil(W / stride)).
 
-    Border cells average the pixels they have (psa pads with zeros instead; affinity.md, A8.6).
+    Border cells average the pixels they have (psa pads with zeros instead).
     """
     return F.avg_pool2d(maps[None], stride, ceil_mode=True, count_include_pad=False)[0]
 
@@ -73,7 +74,7 @@ def affinity_labels(low: Tensor, high: Tensor) -> Tensor:
     """Confident labels from CRF marginals with a strong (low alpha) and a weak (high alpha) background.
 
     Foreground where the strong background loses, background where the weak one wins, 255 elsewhere and
-    in cells without any probability (padding) (affinity.md, A3).
+    in cells without any probability (padding).
 
     Args:
         low, high: (n + 1, H, W) marginals, background first.
@@ -92,7 +93,7 @@ def affinity_labels(low: Tensor, high: Tensor) -> Tensor:
 def affinity_loss(
     affinity: Tensor, labels: Tensor, offsets: tuple[tuple[int, int], ...], psa_compat: bool = False
 ) -> dict[str, Tensor]:
-    """L = L_bg+ / 4 + L_fg+ / 4 + L_neg / 2, each the mean over all its pairs in the batch (affinity.md, A4).
+    """L = L_bg+ / 4 + L_fg+ / 4 + L_neg / 2, each the mean over all its pairs in the batch.
 
     L+ = -log(W + 1e-5) where both labels are equal, L- = -log(1 + 1e-5 - W) where they differ; pairs
     that touch 255 are ignored and a kind without pairs counts 0.

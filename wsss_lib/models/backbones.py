@@ -1,7 +1,7 @@
 """One registry of backbones: a name, an output stride and weights give features at several strides.
 
 A backbone returns its *taps*, one feature map per stage of the network, shallow to deep. Batch norm is
-always in evaluation mode with frozen affine parameters, as in every system of the five papers (specs/cam.md).
+always in evaluation mode with frozen affine parameters, as in every system of the five papers.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,12 +112,18 @@ INPUT_STATISTICS = {"tf_efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3
 
 def freeze(net: nn.Module, taps: Sequence[str]) -> None:
     """Stop the training of every layer up to the last of the named modules (none if there is no name)."""
-    within = not taps
-    for name, module in net.named_modules():
-        inside = bool(taps) and (name == taps[-1] or name.startswith(taps[-1] + "."))
-        if within and not inside:
+    if not taps:
+        return
+    modules = dict(net.named_modules())
+    last = next((name for name in (taps[-1], taps[-1].replace(".", "_")) if name in modules), None)
+    if last is None:
+        raise ValueError(f"The backbone has no layer {taps[-1]!r} to freeze up to; set frozen_taps to 0.")
+    reached = False
+    for name, module in modules.items():
+        inside = name == last or name.startswith(last + ".")
+        if reached and not inside:
             return
-        within = within or inside
+        reached = reached or inside
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
 

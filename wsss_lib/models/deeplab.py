@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_lib.data.voc import IGNORE
+from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.backbones import Backbone
 
 ATROUS_RATES = (1, 3, 6)  # of 3x3 convolutions on the stride-16 grid, whose crops are 8 to 20 cells wide
@@ -57,12 +57,3 @@ class LightDeepLab(nn.Module):
         logits = F.interpolate(self.class_maps(batch["image"]), scale_factor=self.stride, mode="bilinear")
         height, width = batch["mask"].shape[-2:]
         return {"loss": segmentation_loss(logits[..., :height, :width], batch["mask"])}
-
-
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy, mean over the pixels that count; 0, not NaN, where all are 255 (deeplab.md, A4).
-
-    logits: (B, K, H, W); target: (B, H, W) integers in 0..K-1 or 255.
-    """
-    summed = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
-    return summed / (target != IGNORE).sum().clamp(min=1)

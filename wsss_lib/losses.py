@@ -1,0 +1,28 @@
+"""Losses that more than one method uses: pure functions on tensors."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsss_lib.data.voc import IGNORE
+
+
+def global_average_pool(maps: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, C)."""
+    return maps.mean(dim=(2, 3))
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Multi-label soft margin loss, mean over images and classes; soft labels are fine.
+
+    -[y log s(x) + (1 - y) log(1 - s(x))], s the sigmoid. logits, labels: (B, C).
+    """
+    return F.multilabel_soft_margin_loss(logits, labels)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, mean over the pixels that count; 0, not NaN, where all are 255.
+
+    logits: (B, K, H, W); target: (B, H, W) integers in 0..K-1 or 255.
+    """
+    summed = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
+    return summed / (target != IGNORE).sum().clamp(min=1)
