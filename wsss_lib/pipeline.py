@@ -83,8 +83,8 @@ class Study(StudyScores):
             )
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RuntimeError(
-                "A study runs in one process, because its stages wait for each other's locks; start it without "
-                "torchrun or accelerate launch (training.train itself runs on several)."
+                "A study runs in one process, because its stages wait for each other's locks; start it "
+                "without torchrun or accelerate launch (training.train itself runs on several)."
             )
         self.config = load_config(preset, overrides)
         self.seeds = tuple(self.config.seeds if seeds is None else seeds)
