@@ -11,6 +11,7 @@ from wsss_lib.metrics import summary
 from wsss_lib.progress import report
 from wsss_lib.scoring import (
     MEANS,
+    Settings,
     of_masks,
     part_recall,
     score_table,
@@ -24,10 +25,14 @@ from wsss_lib.scoring import (
 class StudyScores:
     """The scoring half of `Study`, which gives it `data`, `config`, `dataset` and `_stage`."""
 
+    def settings(self, artifact: Artifact) -> Settings:
+        """The knob between an artifact and its masks: CAM's threshold, the walk's alpha, or none."""
+        return settings_of(artifact.stage, self.config)
+
     def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
         """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
         data, ids = self.data.dataset(artifact.labels["split"]), self.data.scored(artifact.labels["split"])
-        settings, count = settings_of(artifact.stage, self.config), len(self.data.classes)
+        settings, count = self.settings(artifact), len(self.data.classes)
         title = f"scores of {artifact.title}"
 
         def work(out: Path) -> None:
@@ -56,9 +61,7 @@ class StudyScores:
         """
         tables = []
         for artifact in artifacts:
-            table = score_table(
-                self.confusions(artifact)["all"], settings_of(artifact.stage, self.config), self.data.classes
-            )
+            table = score_table(self.confusions(artifact)["all"], self.settings(artifact), self.data.classes)
             labels = artifact.labels
             about = {
                 "dataset": self.dataset,
@@ -85,7 +88,7 @@ class StudyScores:
 
     def sweep(self, artifact: Artifact) -> pd.DataFrame:
         """Summary metrics in % at every setting; on the scenes also the recall of each part."""
-        confusions, settings = self.confusions(artifact), settings_of(artifact.stage, self.config)
+        confusions, settings = self.confusions(artifact), self.settings(artifact)
         means = [summary(confusion) for confusion in confusions["all"]]
         table = pd.DataFrame({metric: [100 * m[key] for m in means] for metric, key in MEANS.items()})
         if len(confusions) > 1:
