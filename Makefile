@@ -17,7 +17,7 @@ USABLE     := import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 REPRODUCE  = $(RUN) -m wsss_lib.reproduce --preset '$(PRESET)' --dataset '$(DATASET)' \
 	$(if $(ROOT),--root '$(ROOT)') $(if $(CLASSES),--classes $(CLASSES)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(CACHE),--cache '$(CACHE)') $(if $(RESULTS),--results '$(RESULTS)') \
-	$(if $(PARAMETERS),--parameters $(PARAMETERS)) $(if $(FORCE),--force)
+	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce quickstart test lint lab bench lock clean
