@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from wsss_lib.data.transforms import normalise
-from wsss_lib.models.backbones import build_backbone, efficientnet_lite0_state
+from wsss_lib.models.backbones import RANDOM, build_backbone, efficientnet_lite0_state
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -177,3 +177,13 @@ def test_unknown_names_and_strides_are_named():
         build_backbone("resnet_18")
     with pytest.raises(ValueError, match="7"):
         build_backbone("resnet18", 7, "random")
+
+
+@pytest.mark.parametrize(("name", "first_trained"), [("resnet18", "layer1"), ("convnext_atto", "stages_1")])
+def test_layers_up_to_the_frozen_tap_are_not_trained(name, first_trained):
+    whole = build_backbone(name, 32, RANDOM)
+    frozen = build_backbone(name, 32, RANDOM, frozen_taps=1)
+    names = [n for n, p in frozen.net.named_parameters() if p.requires_grad]
+    assert names[0].startswith(first_trained)
+    expected = [n for n, p in whole.net.named_parameters() if p.requires_grad]
+    assert names == expected[expected.index(names[0]) :]

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from wsss_lib.crf import dense_crf, unary_from_scores
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
+from wsss_lib.models.affinity import GRID, affinity_labels
 from wsss_lib.refinement import (
     Background,
     marginals,
     over_processes,
+    trusted,
     with_background,
     write_marginals,
     write_mask,
@@ -213,3 +216,15 @@ def test_no_half_written_file_is_left(tmp_path, photo, monkeypatch):
 def test_processes_need_not_import_torch():
     code = "import sys, wsss_lib.refinement; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_trusted_pixels_are_the_labels_that_the_affinity_net_learns_from():
+    """On a grid of one pixel a cell the picture in the notebook and the training labels must be one."""
+    rng = np.random.default_rng(3)
+    strong, weak = rng.random((2, 3, 5, 7), np.float32)
+    upsampled = (
+        torch.from_numpy(np.kron(maps, np.ones((1, GRID, GRID), np.float32))) for maps in (strong, weak)
+    )
+    np.testing.assert_array_equal(
+        affinity_labels(*upsampled).numpy(), trusted(strong.argmax(0), weak.argmax(0))
+    )
