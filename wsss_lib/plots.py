@@ -80,7 +80,7 @@ def sweep_curves(
         x, value: axis labels.
         marks: vertical lines, label -> position.
     """
-    figure, axis = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
     for (name, series), style in zip(table.items(), ("-", "--", "-.", ":", "-", "--"), strict=False):
         axis.plot(
             table.index, series, style, label=name, linewidth=2, marker="o" if len(table) < 20 else None
@@ -92,7 +92,7 @@ def sweep_curves(
         axis.set_xticks(table.index, [f"{v:g}" for v in table.index])
         axis.minorticks_off()
     axis.set(xlabel=x, ylabel=value, ylim=(0, 100))
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
