@@ -112,7 +112,13 @@ def test_interrupt_ends_with_130_and_leaves_no_running_notebook(root):
         "reproduce.ROOT = pathlib.Path(sys.argv[1]);"
         "sys.exit(reproduce.main(['--results', sys.argv[1] + '/results']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, root], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, root],
+        stdout=subprocess.PIPE,
+        text=True,
+        # a job started in the background of a script inherits an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert "running" in process.stdout.readline()
     assert "asleep" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
