@@ -8,11 +8,11 @@ PAPERS = Path(__file__).resolve().parents[1] / "papers"
 
 
 def reported(name: str) -> pd.DataFrame:
-    """A table of a paper as tidy rows, for example `reported("affinitynet/segmentation_val")`.
+    """A table of a paper as tidy rows, for example `reported("sc_cam/table-3.2")`.
 
     Returns:
-        Columns method, stage, backbone, supervision, dataset, split, metric, class ("all" for a mean), value
-        (in %) and note (the source's table).
+        Columns method, stage, backbone, supervision, dataset, split, metric, class ("all" for a mean), the
+        table's own keys (round, scales, q, ...), value (in %, gains in points) and note (the source's table).
 
     Raises:
         FileNotFoundError: there is no such table.
