@@ -114,6 +114,41 @@ class Affinity(Schedule):
         return self
 
 
+class IRNWalk(Section):
+    """Scores CAM * (1 - boundary) walked along affinity^beta, against a constant background."""
+
+    radius: PositiveInt  # in cells of stride 4; the training has its own
+    beta: Positive
+    steps: PositiveInt
+    normalise: Literal["photo", "class"]  # whose maximum is 1: all classes of the photo together, or each
+    threshold: Fraction  # the background's score, one of scores.sweep
+
+
+class IRN(Schedule):
+    """IRN: labels from two constant backgrounds and a CRF, then boundaries and displacements."""
+
+    foreground_threshold: Fraction  # strong background: foreground that beats it (after the CRF) is trusted
+    background_threshold: Fraction  # weak background: background that beats the maps even so is trusted
+    crf: CRFName
+    scale: Range
+    radius: PositiveInt
+    output_stride: Literal[8, 16]
+    dilated: bool  # keep the dilation of backbone layers that lost a stride
+    boundary_width: PositiveInt
+    displacement_width: PositiveInt
+    psa_compat: bool  # only the pairs of the public code, as in `walk`
+    walk: IRNWalk
+
+    @model_validator(mode="after")
+    def background_is_below_foreground(self) -> "IRN":
+        if self.background_threshold > self.foreground_threshold:
+            raise ValueError(
+                f"background_threshold {self.background_threshold} must not exceed foreground_threshold "
+                f"{self.foreground_threshold}"
+            )
+        return self
+
+
 class Segmentation(Schedule):
     scale: Range
     channels: PositiveInt
@@ -169,6 +204,7 @@ class Config(Section):
     maps: ResponseMaps
     affinity: Affinity
     walk: RandomWalk
+    irn: IRN
     refine_crf: CRFName  # after the walk
     crf_scale: Positive  # divides the pixel widths of every CRF kernel: 500 / the long side of the photos
     segmentation: Segmentation
@@ -178,6 +214,14 @@ class Config(Section):
     workers: Annotated[int, Field(ge=0)]  # loader processes in training
     processes: PositiveInt  # for per-image work
     precision: Literal["no", "bf16"]  # mixed precision in training
+
+    @model_validator(mode="after")
+    def irn_threshold_is_swept(self) -> "Config":
+        if self.irn.walk.threshold not in self.scores.thresholds():
+            raise ValueError(
+                f"irn.walk.threshold {self.irn.walk.threshold} must lie on scores.sweep {self.scores.sweep}"
+            )
+        return self
 
 
 def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:

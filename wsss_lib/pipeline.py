@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from wsss_lib.cache import Artifact, Cache
 from wsss_lib.config import load_config
-from wsss_lib.crf import background_score
 from wsss_lib.data.examples import (
-    AffinityExamples,
     ClassificationExamples,
     SegmentationExamples,
 )
@@ -24,20 +22,16 @@ from wsss_lib.data.scenes import generate_scenes
 from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.splits import Splits
 from wsss_lib.data.transforms import (
-    affinity_transform,
     classification_transform,
-    normalise,
     segmentation_transform,
 )
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import class_probabilities, response_maps, write_maps
 from wsss_lib.methods.cam import CAM
-from wsss_lib.models.affinity import GRID, AffinityNet, affinity_labels, to_cells
 from wsss_lib.models.backbones import IMAGENET, RANDOM, build_backbone
 from wsss_lib.models.deeplab import LightDeepLab
-from wsss_lib.random_walk import random_walk
-from wsss_lib.refinement import Background, over_processes, write_marginals, write_mask
 from wsss_lib.results import Results
+from wsss_lib.study_refinement import StudyRefinement, title_of
 from wsss_lib.study_scores import StudyScores
 from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
 
@@ -46,7 +40,7 @@ SCENES = "scenes"
 METHODS = {"cam": CAM}
 
 
-class Study(StudyScores):
+class Study(StudyRefinement, StudyScores):
     """One dataset at one preset.
 
     Args:
@@ -184,97 +178,12 @@ class Study(StudyScores):
             {**classifier.labels, "stage": "CAM", "split": split},
         )  # fmt: skip
 
-    # --- refinement --------------------------------------------------------------------------------------
-
-    def crf_marginals(self, maps: Artifact, alpha: float) -> Artifact:
-        """Dense CRF on [(1 - max CAM)^alpha, CAM], for the affinity labels."""
-        config = {"alpha": alpha, "crf": self.config.affinity.crf, "scale": self.config.crf_scale}
-        title = _title(maps, f"CRF with background alpha {alpha:g}")
-        work = self._over_photos(
-            write_marginals, maps, Background("power", alpha), config["crf"], ".npz", title
-        )
-        labels = {**maps.labels, "stage": f"CRF alpha {alpha:g}"}
-        return self._stage("crf_marginals", 1, config, [maps.key], work, title, labels)
-
-    def affinity_net(self, maps: Artifact) -> Artifact:
-        """Train AffinityNet on the confident labels of training maps."""
-        config, seed = self.config.affinity, maps.labels["seed"]
-        low, high = (self.crf_marginals(maps, alpha) for alpha in (config.alpha_low, config.alpha_high))
-        title = _title(maps, "AffinityNet")
-
-        def work(out: Path) -> None:
-            model = self._affinity_net(seed)
-            transform = affinity_transform(
-                config.crop, model.backbone.mean, model.backbone.std, config.jitter
-            )
-            examples = AffinityExamples(self.data.train, low.path, high.path, transform, affinity_labels)
-            self._train(model, examples, len(self.data.train), config, out, title, seed)
-
-        return self._stage(
-            "affinity_net", 1,
-            {"seed": seed, **self._net_config(config), "walk": self.config.walk.psa_compat},
-            [low.key, high.key], work, title, maps.labels,
-        )  # fmt: skip
-
-    def refine(self, maps: Artifact) -> Artifact:
-        """Random walk of the maps and of a background for every alpha of the sweep."""
-        train_maps = self.response_maps(maps.labels["method"], maps.labels["seed"])
-        net = self.affinity_net(train_maps)
-        data, walk = self.data.dataset(maps.labels["split"]), self.config.walk
-        title = _title(maps, "random walk")
-
-        def work(out: Path) -> None:
-            model = load_trained(self._affinity_net(maps.labels["seed"]), net.path).to(self.device)
-
-            def walked(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-                with torch.inference_mode():
-                    affinity = model(normalise(images, model.backbone.mean, model.backbone.std))
-                return [
-                    self._walk(a, maps.file(f"{id}.npz"), model) for a, id in zip(affinity, ids, strict=True)
-                ]
-
-            write_maps(data, out, title, self.config.maps.batch, self.device, walked)
-
-        return self._stage(
-            "random_walk", 1, walk.model_dump(exclude={"alpha"}), [maps.key, net.key], work, title,
-            {**maps.labels, "stage": "CAM+RW"},
-        )  # fmt: skip
-
-    def _walk(self, affinity: Tensor, file: Path, model: AffinityNet) -> ScoreMaps:
-        walk, maps = self.config.walk, ScoreMaps.load(file)
-        full = maps.full()
-        backgrounds = [background_score(full, alpha)[None] for alpha in walk.alpha_sweep]
-        cells = to_cells(torch.from_numpy(np.concatenate([*backgrounds, full])), GRID).to(affinity.device)
-        walked = random_walk(cells, affinity, model.offsets, walk.beta, walk.steps, walk.psa_compat)
-        classes = np.concatenate([np.zeros(len(backgrounds), int), maps.classes])
-        return ScoreMaps(classes, walked.cpu().numpy(), maps.size, GRID)
-
-    def masks(self, maps: Artifact, background: Background, crf: str | None) -> Artifact:
-        """Masks in VOC layout from score maps; with a dense CRF if it is named."""
-        config = {
-            "background": [background.kind, background.value],
-            "crf": crf,
-            "scale": self.config.crf_scale if crf else None,
-        }
-        stage = maps.labels["stage"] + ("+CRF" if crf else "")
-        title = _title(maps, f"{stage} masks")
-        work = self._over_photos(write_mask, maps, background, crf, ".png", title)
-        return self._stage("masks", 1, config, [maps.key], work, title, {**maps.labels, "stage": stage})
-
-    def pseudo_labels(self, maps: Artifact, crf: bool = True) -> Artifact:
-        """Masks of walked maps at the preset's alpha, refined by the preset's CRF unless `crf` is off."""
-        return self.masks(maps, self.walk_background(), self.config.refine_crf if crf else None)
-
-    def walk_background(self) -> Background:
-        """The walked background of the preset's alpha."""
-        return Background("channel", self.config.walk.alpha_sweep.index(self.config.walk.alpha))
-
     # --- segmentation ------------------------------------------------------------------------------------
 
     def segmentation_net(self, masks: Artifact) -> Artifact:
         """Train the segmentation network on pseudo labels of the training photos."""
         config, seed = self.config.segmentation, masks.labels["seed"]
-        title = _title(masks, f"segmentation net on {masks.labels['stage']}")
+        title = title_of(masks, f"segmentation net on {masks.labels['stage']}")
 
         def work(out: Path) -> None:
             model = self._segmentation_net(seed)
@@ -341,18 +250,6 @@ class Study(StudyScores):
             raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
         return self._seeded(seed, lambda: METHODS[method](self._backbone(), len(self.data.classes) - 1))
 
-    def _affinity_net(self, seed: int) -> AffinityNet:
-        config = self.config.affinity
-        return self._seeded(
-            seed,
-            lambda: AffinityNet(
-                self._backbone(config.output_stride),
-                config.channels,
-                config.radius,
-                self.config.walk.psa_compat,
-            ),
-        )
-
     def _segmentation_net(self, seed: int) -> LightDeepLab:
         return self._seeded(
             seed,
@@ -377,33 +274,7 @@ class Study(StudyScores):
             workers=self.config.workers, precision=self.config.precision, title=title,
         )  # fmt: skip
 
-    def _over_photos(
-        self,
-        write: Callable[..., None],
-        maps: Artifact,
-        background: Background,
-        crf: str | None,
-        suffix: str,
-        title: str,
-    ) -> Callable[[Path], None]:
-        """Work of a stage that calls `write` for every photo on a pool of processes."""
-
-        def work(out: Path) -> None:
-            data, scale = self.data.dataset(maps.labels["split"]), self.config.crf_scale
-            jobs = [
-                (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}{suffix}")
-                for id in data.ids
-            ]
-            over_processes(write, jobs, self.config.processes, title)
-
-        return work
-
 
 def under_root(path: str | Path) -> Path:
     """Relative paths start at the repository, wherever a notebook runs."""
     return REPOSITORY / path
-
-
-def _title(artifact: Artifact, what: str) -> str:
-    """What a stage is called in progress lines and tables of times."""
-    return f"{artifact.labels['method']} {what}, {artifact.labels['split']}, seed {artifact.labels['seed']}"

@@ -11,7 +11,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from wsss_lib.atomic import save_atomically
-from wsss_lib.crf import background_score, dense_crf, unary_from_scores
+from wsss_lib.crf import background_score, dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.data.photos import read_image
 from wsss_lib.data.score_maps import ScoreMaps, save_mask
 from wsss_lib.data.voc import IGNORE
@@ -64,6 +64,23 @@ def trusted(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
     return np.where(weak == 0, 0, np.where(strong > 0, strong, IGNORE)).astype(np.uint8)
 
 
+def confident(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """IRN's labels: foreground of `strong`, background where both have it, 255 elsewhere.
+
+    strong, weak: (H, W) masks against a strong (high constant) and a weak background. Unlike in `trusted` a
+    foreground of `strong` that `weak` does not share stays.
+    """
+    return np.where(strong > 0, strong, np.where(weak > 0, IGNORE, 0)).astype(np.uint8)
+
+
+def label_crf(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: float) -> np.ndarray:
+    """argmax of scores (n, H, W), refined by a dense CRF on these hard labels: positions (H, W) in 0..n-1."""
+    labels = scores.argmax(0)
+    if len(scores) == 1:  # nothing to decide between
+        return labels
+    return dense_crf(image, unary_from_labels(labels, len(scores)), crf, scale_factor).argmax(0)
+
+
 def write_marginals(
     photo: Path, maps: Path, background: Background, crf: str, scale_factor: float, out: Path
 ) -> None:
@@ -72,6 +89,17 @@ def write_marginals(
     classes, scores = with_background(loaded, background)
     result = marginals(read_image(photo), scores, crf, scale_factor)
     save_atomically(ScoreMaps(classes, result, loaded.size, 1).save, out)
+
+
+def write_confident(
+    photo: Path, maps: Path, thresholds: tuple[float, float], crf: str, scale_factor: float, out: Path
+) -> None:
+    """IRN's training labels of one photo, from a strong and a weak constant background: class ids, 0, 255."""
+    loaded, image, masks = ScoreMaps.load(maps), read_image(photo), []
+    for threshold in thresholds:
+        classes, scores = with_background(loaded, Background("threshold", threshold))
+        masks.append(classes[label_crf(image, scores, crf, scale_factor)])
+    save_atomically(lambda path: save_mask(confident(*masks), path), out)
 
 
 def write_mask(

@@ -54,10 +54,11 @@ class Settings:
 
 
 def settings_of(stage: str, config: Config) -> Settings:
-    """The knob between a stage's maps and its masks: CAM's threshold, the walk's alpha, or none."""
-    if stage == "response_maps":
+    """The knob between a stage's maps and its masks: CAM's or IRN's threshold, the walk's alpha, or none."""
+    fixed = {"response_maps": config.scores.fixed_threshold, "irn_walk": config.irn.walk.threshold}
+    if stage in fixed:
         thresholds = config.scores.thresholds()
-        return Settings("threshold", np.array(thresholds), thresholds.index(config.scores.fixed_threshold))
+        return Settings("threshold", np.array(thresholds), thresholds.index(fixed[stage]))
     if stage == "random_walk":
         return Settings(
             "alpha", np.array(config.walk.alpha_sweep), config.walk.alpha_sweep.index(config.walk.alpha)

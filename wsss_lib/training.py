@@ -68,16 +68,16 @@ def poly_lr(step: int, steps: int, power: float) -> float:
 def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimizer:
     """The psa family's groups: pretrained weights and biases, new weights and biases.
 
-    Parameters below `model.backbone` count as pretrained; frozen ones are in no group.
+    Parameters below `model.backbone` count as pretrained, and so do those whose names start as the model's
+    `base_lr_layers` say; frozen ones are in no group.
     """
+    base = ("backbone.", *getattr(model, "base_lr_layers", ()))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         bias = name.endswith(".bias")
-        scale = (1.0 if name.startswith("backbone.") else config.new_layers_lr) * (
-            config.bias_lr if bias else 1.0
-        )
+        scale = (1.0 if name.startswith(base) else config.new_layers_lr) * (config.bias_lr if bias else 1.0)
         groups.setdefault((config.lr * scale, 0.0 if bias else config.weight_decay), []).append(parameter)
     params = [
         {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": decay}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wsss_lib.data.voc import IGNORE
 from wsss_lib.models.backbones import Backbone
-from wsss_lib.random_walk import neighbour_offsets, pair_affinity, valid_pairs
+from wsss_lib.random_walk import Offsets, neighbour_offsets, pair_affinity, valid_pairs
 
 GRID = 8  # pixels per cell, on every backbone
 
@@ -90,8 +90,29 @@ def affinity_labels(low: Tensor, high: Tensor) -> Tensor:
     return label
 
 
+def neighbours(maps: Tensor, offsets: Offsets, fill: float = 0) -> Tensor:
+    """Values at (y, x) + offsets[k], `fill` where that leaves the grid: (..., h, w) -> (..., K, h, w)."""
+    height, width = maps.shape[-2:]
+    reach = max(max(abs(dy), abs(dx)) for dy, dx in offsets)
+    padded = F.pad(maps, (reach,) * 4, value=fill)
+    shifted = [padded[..., reach + dy :, reach + dx :][..., :height, :width] for dy, dx in offsets]
+    return torch.stack(shifted, -3)
+
+
+def pair_kinds(labels: Tensor, offsets: Offsets, psa_compat: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of two background cells, of one foreground class, and of different labels.
+
+    labels: (B, h, w) integers, 255 in no pair -> three bool (B, K, h, w).
+    """
+    own, other = labels[:, None], neighbours(labels, offsets, IGNORE)
+    valid = (own != IGNORE) & (other != IGNORE)
+    valid &= valid_pairs(*labels.shape[-2:], offsets, psa_compat).to(valid.device)
+    same = valid & (own == other)
+    return same & (own == 0), same & (own != 0), valid & ~same
+
+
 def affinity_loss(
-    affinity: Tensor, labels: Tensor, offsets: tuple[tuple[int, int], ...], psa_compat: bool = False
+    affinity: Tensor, labels: Tensor, offsets: Offsets, psa_compat: bool = False
 ) -> dict[str, Tensor]:
     """L = L_bg+ / 4 + L_fg+ / 4 + L_neg / 2, each the mean over all its pairs in the batch.
 
@@ -101,21 +122,12 @@ def affinity_loss(
     Args:
         affinity: (B, K, h, w); labels: (B, h, w) integers; offsets: the K pairs' (dy, dx).
     """
-    height, width = labels.shape[-2:]
-    reach = max(max(abs(dy), abs(dx)) for dy, dx in offsets)
-    padded = F.pad(labels, (reach,) * 4, value=IGNORE)
-    neighbours = torch.stack(
-        [padded[:, reach + dy :, reach + dx :][:, :height, :width] for dy, dx in offsets], dim=1
-    )
-    own = labels[:, None]
-    valid = (own != IGNORE) & (neighbours != IGNORE)
-    valid &= valid_pairs(height, width, offsets, psa_compat).to(valid.device)
-    same = valid & (own == neighbours)
+    background, foreground, different = pair_kinds(labels, offsets, psa_compat)
     attract = -torch.log(affinity + 1e-5)
     repel = -torch.log(1 + 1e-5 - affinity)
-    background = masked_mean(attract, same & (own == 0))
-    foreground = masked_mean(attract, same & (own != 0))
-    negative = masked_mean(repel, valid & ~same)
+    background = masked_mean(attract, background)
+    foreground = masked_mean(attract, foreground)
+    negative = masked_mean(repel, different)
     return {
         "loss": background / 4 + foreground / 4 + negative / 2,
         "background": background.detach(),

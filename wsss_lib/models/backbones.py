@@ -106,6 +106,15 @@ def build_backbone(
     return Backbone(net, tuple(net.feature_info.channels()), strides, tuple(mean), tuple(std), label)
 
 
+def undilate(backbone: Backbone) -> Backbone:
+    """Set every convolution's dilation to 1, in place; strides and weights stay."""
+    for layer in backbone.net.modules():
+        if isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1):
+            layer.padding = tuple(p // d for p, d in zip(layer.padding, layer.dilation, strict=True))
+            layer.dilation = (1, 1)
+    return backbone
+
+
 # (x - 127) / 128 on 0..255, as the published EfficientNet-Lite weights expect it.
 INPUT_STATISTICS = {"tf_efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3)}
 
