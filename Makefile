@@ -20,7 +20,7 @@ REPRODUCE  = $(RUN) -m wsss_lib.reproduce --preset '$(PRESET)' --dataset '$(DATA
 	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce quickstart test lint lab bench lock clean
+.PHONY: help install reproduce quickstart coverage test lint lab bench lock clean
 
 help: ## Show this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -58,6 +58,9 @@ reproduce: $(INSTALLED) ## Run all notebooks; tables and figures go to results/D
 
 quickstart: $(INSTALLED) ## Run only notebooks/00_quickstart.ipynb
 	@$(REPRODUCE) --notebooks 00_quickstart
+
+coverage: $(INSTALLED) ## Show which table and figure of the papers each notebook reproduces, and when
+	@$(RUN) -m wsss_lib.coverage $(if $(RESULTS),--results '$(RESULTS)')
 
 test: $(INSTALLED) ## Run the tests
 	@$(RUN) -m pytest

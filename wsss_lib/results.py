@@ -1,7 +1,7 @@
 """Tables and figures on disk, each with where it comes from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,19 @@ class Results:
 
     def table(self, table: pd.DataFrame, name: str) -> Path:
         """Write tables/<name>.csv and provenance/<name>.json."""
-        path = self._path("tables", f"{name}.csv")
-        save_atomically(lambda p: table.to_csv(p, index=False, float_format="%.6g"), path)
-        origin = json.dumps({**self.origin, **environment()}, indent=1)
-        save_atomically(lambda p: p.write_text(origin), self._path("provenance", f"{name}.json"))
-        return path
+        return self._save(
+            "tables", f"{name}.csv", lambda p: table.to_csv(p, index=False, float_format="%.6g")
+        )
 
     def figure(self, figure: Figure, name: str) -> Path:
-        """Write figures/<name>.png."""
-        path = self._path("figures", f"{name}.png")
-        save_atomically(lambda p: figure.savefig(p), path)
-        return path
+        """Write figures/<name>.png and provenance/<name>.json."""
+        return self._save("figures", f"{name}.png", figure.savefig)
 
-    def _path(self, kind: str, name: str) -> Path:
+    def _save(self, kind: str, name: str, write: Callable[[Path], Any]) -> Path:
         path = self.folder / kind / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        provenance = self.folder / "provenance" / f"{path.stem}.json"
+        origin = json.dumps({**self.origin, **environment()}, indent=1)
+        for file, content in ((path, write), (provenance, lambda p: p.write_text(origin))):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_atomically(content, file)
         return path
