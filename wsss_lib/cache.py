@@ -3,6 +3,9 @@
 A stage's key is the hash of its name, version, configuration and the keys of its inputs. Work goes on in
 `<key>.partial/`, where checkpoints and finished images let a killed run resume, and is renamed to
 `<key>/` when done, under a lock. Every finished folder holds `provenance.json`.
+
+Of several processes started by a launcher the main one does the work, and the others wait for its folder;
+they join it only where the work is training.
 """
 
 import hashlib
@@ -21,6 +24,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+
+from wsss_lib.processes import is_main, launched, main_says, wait_for
 
 PROVENANCE = "provenance.json"
 LIBRARIES = (
@@ -79,6 +84,7 @@ class Cache:
         *,
         title: str,
         labels: Mapping[str, Any],
+        trains: bool = False,
     ) -> Artifact:
         """Return the artifact of a stage; call `work(folder)` only if it is not there yet.
 
@@ -88,12 +94,14 @@ class Cache:
             config: all that the result depends on, JSON-serialisable.
             inputs: keys of the artifacts and data that `work` reads.
             work: fills the folder it is given; may find there what a killed run left.
+            trains: `work` calls `training.train`, which all launched processes enter together.
         """
         description = {"stage": stage, "version": version, "config": config, "inputs": list(inputs)}
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
         done = self.root / stage / key
         artifact = Artifact(done, key, title, dict(labels))
-        if (done / PROVENANCE).is_file():
+        missing = not (done / PROVENANCE).is_file()
+        if not (main_says(missing) if trains else missing):
             return artifact
         partial = done.with_name(f"{key}.partial")
         try:
@@ -102,8 +110,15 @@ class Cache:
             raise OSError(
                 f"The cache {self.root} cannot be written ({error}); give another `cache` folder."
             ) from error
+        if not is_main():
+            if trains:
+                work(partial)
+            wait_for(done / PROVENANCE)
+            return artifact
         with FileLock(done.with_name(f"{key}.lock")):
             if (done / PROVENANCE).is_file():  # another process made it while this one waited
+                if trains and launched() > 1:
+                    raise RuntimeError(f"Another study finished {title} meanwhile; start this one again.")
                 return artifact
             resumed = partial.is_dir()
             partial.mkdir(exist_ok=True)

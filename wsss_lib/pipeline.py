@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.cache import Artifact, Cache
-from wsss_lib.classifiers import METHODS
-from wsss_lib.config import Classifier, load_config
+from wsss_lib.config import load_config
 from wsss_lib.data.examples import (
     ClassificationExamples,
     SegmentationExamples,
@@ -28,19 +26,20 @@ from wsss_lib.data.transforms import (
 )
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import class_probabilities, response_maps, write_maps
+from wsss_lib.methods.cam import CAM
 from wsss_lib.models.backbones import IMAGENET, RANDOM, build_backbone
 from wsss_lib.models.deeplab import LightDeepLab
 from wsss_lib.results import Results
-from wsss_lib.study_refinement import StudyRefinement, name_of, title_of
+from wsss_lib.study_refinement import StudyRefinement, title_of
 from wsss_lib.study_scores import StudyScores
-from wsss_lib.study_sub_categories import StudySubCategories
 from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = "scenes"
+METHODS = {"cam": CAM}
 
 
-class Study(StudySubCategories, StudyRefinement, StudyScores):
+class Study(StudyRefinement, StudyScores):
     """One dataset at one preset.
 
     Args:
@@ -74,11 +73,6 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
             raise ValueError(
                 f"Dataset {dataset!r} with root {root}: the scenes need no root, every other dataset needs "
                 "its folder in VOC layout."
-            )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise RuntimeError(
-                "A study runs in one process, because its stages wait for each other's locks; start it "
-                "without torchrun or accelerate launch (training.train itself runs on several)."
             )
         self.config = load_config(preset, overrides)
         self.seeds = tuple(self.config.seeds if seeds is None else seeds)
@@ -131,44 +125,38 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
 
     # --- classifier and response maps --------------------------------------------------------------------
 
-    def classifier(self, method: str, seed: int, rounds: int | None = None) -> Artifact:
-        """Train a method's classifier on image-level labels.
-
-        rounds: of "sc_cam", those of the preset if None; after 0 rounds its classifier is that of "cam".
-        """
-        if method == "sc_cam":
-            return self.sub_category_classifier(seed, self.config.sc_cam.rounds if rounds is None else rounds)
+    def classifier(self, method: str, seed: int) -> Artifact:
+        """Train a method's classifier on image-level labels."""
         config, data = self.config.classifier, self._labelled("train")
 
         def work(out: Path) -> None:
             model = self._classifier_net(method, seed)
-            examples = self._classification_examples(model, config)
-            self._train(model, examples, len(data), config, out, title, seed)
+            transform = classification_transform(
+                config.long_side, config.crop, model.backbone.mean, model.backbone.std, config.jitter
+            )
+            self._train(
+                model,
+                ClassificationExamples(data, transform),
+                len(data),
+                config,
+                out,
+                title,
+                seed,
+            )
 
         title = f"{method} classifier, seed {seed}"
         return self._stage(
             "classifier", 1, {"method": method, "seed": seed, **self._net_config(config)},
-            [data.fingerprint()], work, title, {"method": method, "seed": seed},
+            [data.fingerprint()], work, title, {"method": method, "seed": seed}, trains=True,
         )  # fmt: skip
 
-    def _classification_examples(self, model: nn.Module, config: Classifier) -> ClassificationExamples:
-        transform = classification_transform(
-            config.long_side, config.crop, model.backbone.mean, model.backbone.std, config.jitter
-        )
-        return ClassificationExamples(self._labelled("train"), transform)
-
-    def response_maps(
-        self, method: str, seed: int, split: str = "train", rounds: int | None = None
-    ) -> Artifact:
-        """Multi-scale class activation maps of the present classes (the image labels are known).
-
-        rounds: as in `classifier`.
-        """
-        classifier = self.classifier(method, seed, rounds)
+    def response_maps(self, method: str, seed: int, split: str = "train") -> Artifact:
+        """Multi-scale class activation maps of the present classes (the image labels are known)."""
+        classifier = self.classifier(method, seed)
         data, config = self._labelled(split), self.config.maps
 
         def work(out: Path) -> None:
-            model = self._trained_classifier(classifier)
+            model = load_trained(self._classifier_net(method, seed), classifier.path).to(self.device)
 
             def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
                 labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(self.device)
@@ -177,7 +165,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
 
             write_maps(data, out, title, self.config.maps.batch, self.device, maps)
 
-        title = f"{name_of(classifier)} response maps, {split}, seed {seed}"
+        title = f"{method} response maps, {split}, seed {seed}"
         return self._stage(
             "response_maps", 1, config.model_dump(exclude={"batch"}) | self._backbone_config(),
             [classifier.key, data.fingerprint()], work, title,
@@ -201,13 +189,13 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
 
         return self._stage(
             "segmentation_net", 1, {"seed": seed, **self._net_config(config)}, [masks.key], work, title,
-            masks.labels,
+            masks.labels, trains=True,
         )  # fmt: skip
 
     def segment(self, masks: Artifact, split: str = "val") -> Artifact:
         """Class probabilities of the segmentation network trained on `masks`; no image labels are used."""
         net, data, config = self.segmentation_net(masks), self.data.dataset(split), self.config
-        title = f"{name_of(masks)} segmentation, {split}, seed {masks.labels['seed']}"
+        title = f"{masks.labels['method']} segmentation, {split}, seed {masks.labels['seed']}"
 
         def work(out: Path) -> None:
             model = load_trained(self._segmentation_net(masks.labels["seed"]), net.path).to(self.device)
@@ -238,9 +226,9 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
 
     # --- shared ------------------------------------------------------------------------------------------
 
-    def _stage(self, stage, version, config, inputs, work, title, labels) -> Artifact:
+    def _stage(self, stage, version, config, inputs, work, title, labels, trains=False) -> Artifact:
         config = {"dataset": self.dataset, **config}
-        return self.cache.run(stage, version, config, inputs, work, title=title, labels=labels)
+        return self.cache.run(stage, version, config, inputs, work, title=title, labels=labels, trains=trains)
 
     def _backbone_config(self) -> dict[str, Any]:
         config = self.config.backbone.model_dump()
@@ -254,12 +242,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
     def _classifier_net(self, method: str, seed: int) -> nn.Module:
         if method not in METHODS:
             raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
-        classes = len(self.data.classes) - 1
-        return self._seeded(seed, lambda: METHODS[method](self._backbone(), classes, self.config))
-
-    def _trained_classifier(self, classifier: Artifact) -> nn.Module:
-        net = self._classifier_net(classifier.labels["method"], classifier.labels["seed"])
-        return load_trained(net, classifier.path).to(self.device)
+        return self._seeded(seed, lambda: METHODS[method](self._backbone(), len(self.data.classes) - 1))
 
     def _segmentation_net(self, seed: int) -> LightDeepLab:
         return self._seeded(

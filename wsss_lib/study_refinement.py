@@ -40,8 +40,7 @@ class StudyRefinement:
 
     def _training_maps(self, maps: Artifact) -> Artifact:
         """The training photos' maps of the classifier that made `maps`."""
-        method, seed, rounds = (maps.labels.get(label) for label in ("method", "seed", "rounds"))
-        return self.response_maps(method, seed, rounds=rounds)
+        return self.response_maps(maps.labels["method"], maps.labels["seed"])
 
     # --- AffinityNet -------------------------------------------------------------------------------------
 
@@ -72,7 +71,7 @@ class StudyRefinement:
         return self._stage(
             "affinity_net", 1,
             {"seed": seed, **self._net_config(config), "walk": self.config.walk.psa_compat},
-            [low.key, high.key], work, title, maps.labels,
+            [low.key, high.key], work, title, maps.labels, trains=True,
         )  # fmt: skip
 
     def _affinity_walk(self, maps: Artifact) -> Artifact:
@@ -146,7 +145,7 @@ class StudyRefinement:
         elsewhere = {"foreground_threshold", "background_threshold", "crf", "walk"}
         trained = {k: v for k, v in self._net_config(config).items() if k not in elsewhere}
         return self._stage(
-            "irn_net", 1, {"seed": seed, **trained}, [labels.key], work, title, maps.labels
+            "irn_net", 1, {"seed": seed, **trained}, [labels.key], work, title, maps.labels, trains=True
         )  # fmt: skip
 
     def irn_boundaries(self, maps: Artifact) -> Artifact:
@@ -244,12 +243,6 @@ class StudyRefinement:
         return work
 
 
-def name_of(artifact: Artifact) -> str:
-    """The method of an artifact, with its rounds if it has them."""
-    rounds = artifact.labels.get("rounds")
-    return artifact.labels["method"] + ("" if rounds is None else f" round {rounds}")
-
-
 def title_of(artifact: Artifact, what: str) -> str:
     """What a stage is called in progress lines and tables of times."""
-    return f"{name_of(artifact)} {what}, {artifact.labels['split']}, seed {artifact.labels['seed']}"
+    return f"{artifact.labels['method']} {what}, {artifact.labels['split']}, seed {artifact.labels['seed']}"

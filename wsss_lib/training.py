@@ -3,6 +3,10 @@
 Devices, mixed precision and data-parallel training come from accelerate. Epoch e of seed s always sees
 the same pictures with the same augmentation, whatever the number of loader processes, so a run that
 was killed and resumed ends with the same weights as one that was not.
+
+Processes started by torchrun or accelerate launch share every batch of the schedule and average their
+gradients: photos, steps and, where the loss is a mean over photos, losses are those of one process. Dropout,
+batch norm and means over the pixels or pairs that count are of each process's own share.
 """
 
 import math
@@ -11,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -86,8 +90,7 @@ def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimize
     momentum = config.weight_decay if config.momentum == "weight_decay_slip" else config.momentum
     if config.name == "sgd":
         return torch.optim.SGD(params, lr=config.lr, momentum=momentum)
-    adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return adam(params, lr=config.lr, betas=(momentum, 0.999))
+    return torch.optim.AdamW(params, lr=config.lr, betas=(momentum, 0.999))
 
 
 def train(
@@ -102,31 +105,44 @@ def train(
 ) -> None:
     """Train `model` and leave model.safetensors and history.csv (epoch, each loss, lr) in `out`.
 
-    After every epoch a checkpoint is written to `out`; called again, training goes on from it.
+    After every epoch a checkpoint is written to `out`; called again, training goes on from it. Of several
+    processes all call this, with one folder `out`, and the main one writes.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
-        ValueError: no examples.
+        ValueError: no examples, or a batch that the processes cannot share evenly.
     """
     if not len(examples):
         raise ValueError(f"{title}: there is no photo to train on; check the list and the classes.")
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else each process on a CPU would be a run of its own
+        mixed_precision=precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # methods freeze layers, and leave some out of a step's loss
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    main, batch = accelerator.is_main_process, min(schedule.batch, len(examples))
+    if batch % accelerator.num_processes:
+        raise ValueError(
+            f"{title}: {accelerator.num_processes} processes cannot share a batch of {batch} photos evenly; "
+            "start a number that divides it."
+        )
     optimiser = build_optimiser(model, schedule.optimiser)
     stepper, optimiser = accelerator.prepare(Stepper(model), optimiser)
-    batch = min(schedule.batch, len(examples))
     # drop_last, as psa does: poly's number of steps and every batch's statistics stay the same
-    steps_per_epoch = len(examples) // batch // accelerator.num_processes
+    steps_per_epoch = len(examples) // batch
     history: list[dict[str, float]] = []
     start = 0
     if (out / CHECKPOINT).is_file():
-        state = torch.load(out / CHECKPOINT, map_location=accelerator.device, weights_only=True)
+        state = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         history, start = state["history"], state["epoch"]
-    for epoch in report(
-        range(start, schedule.epochs), title, unit="epoch", initial=start, total=schedule.epochs
+    epochs = range(start, schedule.epochs)
+    for epoch in (
+        report(epochs, title, unit="epoch", initial=start, total=schedule.epochs) if main else epochs
     ):
-        torch.manual_seed(mix_seeds(examples.seed, epoch))
+        torch.manual_seed(mix_seeds(examples.seed, epoch) + accelerator.process_index)  # dropout differs
         examples.epoch = epoch
         order = torch.randperm(
             len(examples), generator=torch.Generator().manual_seed(mix_seeds(examples.seed, epoch))
@@ -142,7 +158,9 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             losses = stepper(data, step)
-            loss = losses["loss"].item()
+            # every process sees the mean over all of them, so that all stop together if it is not finite
+            means = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
+            loss = means["loss"].item()
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
                     f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; the last "
@@ -152,7 +170,7 @@ def train(
             accelerator.backward(losses["loss"])
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            for name, value in losses.items():
+            for name, value in means.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
         history.append(
             {
@@ -161,7 +179,7 @@ def train(
                 "lr": schedule.optimiser.lr * factor,
             }
         )
-        if accelerator.is_main_process:
+        if main:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
             save_atomically(
                 lambda path, state=state: torch.save(
@@ -169,12 +187,13 @@ def train(
                 ),
                 out / CHECKPOINT,
             )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    accelerator.wait_for_everyone()  # all have read the checkpoint
+    if main:
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_atomically(lambda path: save_file(weights, path), out / WEIGHTS)
         save_atomically(lambda path: pd.DataFrame(history).to_csv(path, index=False), out / HISTORY)
         (out / CHECKPOINT).unlink()
+    accelerator.wait_for_everyone()  # nobody leaves before the weights are there
 
 
 class Stepper(nn.Module):
