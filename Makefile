@@ -2,6 +2,7 @@
 # Machine needs: Python 3.11 or 3.12 with its headers, make, and g++ (pydensecrf2 is compiled).
 PRESET    ?= quick
 DATASET   ?= scenes
+DATA      ?= data
 UV        := uv==0.13.8
 VENV      := .venv
 RUN       := $(VENV)/bin/python
@@ -20,13 +21,14 @@ REPRODUCE  = $(RUN) -m wsss_lib.reproduce --preset '$(PRESET)' --dataset '$(DATA
 	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce quickstart coverage test lint lab bench lock clean
+.PHONY: help install data reproduce quickstart coverage test lint lab bench lock clean
 
 help: ## Show this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 	@echo 'Variables of reproduce and quickstart:'
 	@echo '  PRESET=smoke|quick|standard|paper|FILE.yaml  DATASET=scenes|voc2012|...  ROOT=folder  CLASSES="cat cow"'
+	@echo '  (data reads DATASET=voc2012|coco2014 and DATA=folder, by default data)'
 	@echo '  SEEDS="0 1 2"  NOTEBOOKS="01 02"  CACHE=folder  RESULTS=folder  PARAMETERS="name=value"  FORCE=1'
 
 install: $(INSTALLED) ## Create .venv with the locked versions (the other targets do it when needed)
@@ -52,6 +54,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 			$(RUN) -m pip install --quiet --require-hashes -r requirements.lock; }
 	@$(RUN) -m pip install --quiet --no-deps -e .
 	@rm $(PARTIAL) && touch $@
+
+data: $(INSTALLED) ## Fetch VOC 2012 with SBD (or DATASET=coco2014), lay it out and check it; CHECK=1 only checks
+	@$(RUN) -m wsss_lib.data.download --dataset '$(patsubst scenes,voc2012,$(DATASET))' --root '$(DATA)' \
+		$(if $(CHECK),--check)
 
 reproduce: $(INSTALLED) ## Run all notebooks; tables and figures go to results/DATASET/PRESET
 	@$(REPRODUCE) $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))

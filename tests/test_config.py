@@ -81,7 +81,7 @@ def test_an_override_of_no_key_names_its_neighbours(key, near):
         ("classifier.optimiser.lr", 0),
         ("classifier.optimiser.lr", float("nan")),
         ("classifier.optimiser.lr", float("inf")),
-        ("classifier.optimiser.name", "adam"),
+        ("classifier.optimiser.name", "lion"),
         ("classifier.optimiser.momentum", 1.1),
         ("classifier.optimiser.momentum", "slip"),
         ("classifier.optimiser.weight_decay", -1e-4),

@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_predict
 
-from wsss_lib.data.scenes import CLASSES, Scene, draw_scene, generate_scenes
+from wsss_lib.data.scenes import CLASSES, Scene, draw_scene, generate_scenes, object_traits
 
 SIZES = {"train": 5, "val": 3}
 FOLDERS = {"JPEGImages", "SegmentationClass", "SegmentationPart", "Saliency", "Annotations"}
@@ -195,3 +195,21 @@ def test_bodies_tell_a_little_about_the_class(scenes):
     scores = cross_val_predict(forest, np.array(features), classes, cv=3, method="predict_proba")
     precision = average_precision_score(np.eye(len(CLASSES))[classes], scores, average="macro")
     assert 0.28 < precision < 0.7
+
+
+def test_traits_are_those_of_the_largest_object_of_each_class(root):
+    traits = object_traits(root)
+    objects, contexts = pd.read_csv(root / "objects.csv"), pd.read_csv(root / "context.csv")
+    assert not traits.duplicated(["id", "class"]).any()
+    assert len(traits) == len(objects.drop_duplicates(["id", "class"]))
+    for row in traits.to_dict("records"):
+        here = objects[objects["id"] == row["id"]]
+        same = here[here["class"] == row["class"]]
+        assert row["sub-type"] == same.loc[same["area"].idxmax(), "subtype"]
+        assert row["place"] == contexts.set_index("id").loc[row["id"], "context"]
+        assert row["company"] == (" ".join(sorted(set(here["class"]) - {row["class"]})) or "alone")
+    largest = objects.groupby(["id", "class"], as_index=False)["area"].max().merge(traits)
+    for _, group in largest.groupby("class"):
+        sizes = group.sort_values("area")["size"].map(["small", "medium", "large"].index)
+        assert sizes.is_monotonic_increasing
+        assert sizes.iloc[-1] == 2

@@ -1,5 +1,6 @@
 """What is learned from, and what is scored."""
 
+import numpy as np
 import pytest
 
 from wsss_lib.data.splits import Splits
@@ -24,6 +25,19 @@ def test_with_an_augmented_list_only_official_photos_are_scored(tiny_voc):
     assert data.classes == ("background", "cat", "dog")
 
 
+def test_the_list_test_is_read_without_labels_and_masks(tiny_voc):
+    (tiny_voc / "ImageSets" / "Segmentation" / "test.txt").write_text("a3\nb1\n")
+    for id in ("a3", "b1"):
+        (tiny_voc / "SegmentationClass" / f"{id}.png").unlink()
+    (tiny_voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a1\na2\n")
+    data = Splits(tiny_voc, None, "masks", None)
+    assert data.train.ids == ["a1", "a2"]
+    assert data.dataset("test").ids == ["a3", "b1"]
+    assert np.isnan(data.test.labels).all()
+    with pytest.raises(ValueError, match=r"No photo of test has a mask .* server"):
+        data.scored("test")
+
+
 def test_an_unknown_split_is_refused(tiny_voc):
-    with pytest.raises(ValueError, match="'train' or 'val'"):
-        Splits(tiny_voc, None, "masks", None).scored("test")
+    with pytest.raises(ValueError, match="'train', 'val' or 'test'"):
+        Splits(tiny_voc, None, "masks", None).scored("tset")

@@ -120,6 +120,17 @@ def test_sgd_momentum_is_what_the_preset_says(momentum, expected):
     assert {group["nesterov"] for group in optimiser.param_groups} == {False}
 
 
+def test_adam_adds_its_weight_decay_to_the_gradient():
+    adam, adamw = (
+        build_optimiser(Dropping(), Optimiser(**ADAMW | {"name": name})) for name in ("adam", "adamw")
+    )
+    assert type(adam) is torch.optim.Adam  # AdamW is a kind of it
+    assert not adam.defaults["decoupled_weight_decay"]
+    assert adamw.defaults["decoupled_weight_decay"]
+    assert [g["weight_decay"] for g in adam.param_groups] == [g["weight_decay"] for g in adamw.param_groups]
+    assert {g["betas"] for g in adam.param_groups} == {(0.9, 0.999)}
+
+
 def test_adamw_takes_momentum_as_beta_1():
     optimiser = build_optimiser(Dropping(), Optimiser(**(ADAMW | {"momentum": 0.8})))
     assert isinstance(optimiser, torch.optim.AdamW)

@@ -73,9 +73,9 @@ class Optimiser(Section):
     to SGD's momentum slot, so the published numbers come from nearly momentum-free SGD.
     """
 
-    name: Literal["sgd", "adamw"]
+    name: Literal["sgd", "adam", "adamw"]  # adam adds the weight decay to the gradient, adamw to the step
     lr: Positive
-    momentum: Fraction | Literal["weight_decay_slip"]  # SGD's momentum, AdamW's beta_1
+    momentum: Fraction | Literal["weight_decay_slip"]  # SGD's momentum, Adam's beta_1
     weight_decay: NonNegative
     new_layers_lr: Positive  # learning rate of layers without pretrained weights, as a multiple of lr
     bias_lr: Positive  # of biases, as a multiple of their layer's; they get no weight decay
@@ -94,6 +94,37 @@ class Classifier(Schedule):
         tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)
     ]  # the photo's long side is drawn from this range
     jitter: bool
+
+
+class SubCategoryTraining(Classifier):
+    """How a round of SC-CAM trains its network."""
+
+    start: Literal["imagenet", "previous"]  # weights that a round starts from; the sub-category head is new
+    head_channels: PositiveInt | None  # of a 3x3 convolution before the pooling; None: no such layer
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # of whole channels, before the pooling
+
+
+class SubCategories(Section):
+    """SC-CAM: K-means per class on pooled features, then a classifier of classes and sub-categories."""
+
+    variant: str  # of `variants`
+    clusters: PositiveInt  # K, sub-categories of each class
+    weight: NonNegative  # lambda of the sub-category loss
+    rounds: PositiveInt
+    n_init: PositiveInt  # starts of K-means, the best counts
+    clusters_sweep: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    sweep_rounds: PositiveInt  # rounds trained for each K of the sweep
+    variants: dict[str, SubCategoryTraining]
+
+    @property
+    def training(self) -> SubCategoryTraining:
+        return self.variants[self.variant]
+
+    @model_validator(mode="after")
+    def variant_is_known(self) -> "SubCategories":
+        if self.variant not in self.variants:
+            raise ValueError(f"variant {self.variant!r} must be one of variants {list(self.variants)}")
+        return self
 
 
 class Affinity(Schedule):
@@ -201,6 +232,7 @@ class Config(Section):
     scenes: Scenes
     backbone: BackboneConfig
     classifier: Classifier
+    sc_cam: SubCategories
     maps: ResponseMaps
     affinity: Affinity
     walk: RandomWalk

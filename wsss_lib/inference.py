@@ -13,6 +13,7 @@ from wsss_lib.data.examples import photo_tensor
 from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.transforms import normalise
 from wsss_lib.data.voc import VOCDataset
+from wsss_lib.losses import global_average_pool
 from wsss_lib.progress import report
 from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix
 
@@ -94,6 +95,27 @@ def batches_of_one_size(
     for same in by_size.values():
         for start in range(0, len(same), batch):
             yield same[start : start + batch]
+
+
+@torch.inference_mode()
+def pooled_features(
+    model: nn.Module, data: VOCDataset, batch: int, device: torch.device, title: str
+) -> np.ndarray:
+    """(N, D) float32: mean over the whole photo of `model.features`, one pass at its size, not flipped."""
+    groups = batches_of_one_size(data.ids, [data.image_size(id) for id in data.ids], batch)
+    found: dict[str, np.ndarray] = {}
+
+    def pooled() -> Iterator[str]:
+        for ids in groups:
+            images = torch.stack([photo_tensor(data, id).as_subclass(Tensor) for id in ids]).to(device)
+            inputs = normalise(images, model.backbone.mean, model.backbone.std)
+            for id, vector in zip(ids, global_average_pool(model.features(inputs)), strict=True):
+                found[id] = vector.float().cpu().numpy()
+                yield id
+
+    for _ in report(pooled(), title, unit="photo", total=len(data)):
+        pass
+    return np.stack([found[id] for id in data.ids])
 
 
 def write_maps(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.cache import Artifact, Cache
-from wsss_lib.config import load_config
+from wsss_lib.classifiers import METHODS
+from wsss_lib.config import Classifier, load_config
 from wsss_lib.data.examples import (
     ClassificationExamples,
     SegmentationExamples,
@@ -26,20 +27,19 @@ from wsss_lib.data.transforms import (
 )
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import class_probabilities, response_maps, write_maps
-from wsss_lib.methods.cam import CAM
 from wsss_lib.models.backbones import IMAGENET, RANDOM, build_backbone
 from wsss_lib.models.deeplab import LightDeepLab
 from wsss_lib.results import Results
-from wsss_lib.study_refinement import StudyRefinement, title_of
+from wsss_lib.study_refinement import StudyRefinement, name_of, title_of
 from wsss_lib.study_scores import StudyScores
+from wsss_lib.study_sub_categories import StudySubCategories
 from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = "scenes"
-METHODS = {"cam": CAM}
 
 
-class Study(StudyRefinement, StudyScores):
+class Study(StudySubCategories, StudyRefinement, StudyScores):
     """One dataset at one preset.
 
     Args:
@@ -125,24 +125,19 @@ class Study(StudyRefinement, StudyScores):
 
     # --- classifier and response maps --------------------------------------------------------------------
 
-    def classifier(self, method: str, seed: int) -> Artifact:
-        """Train a method's classifier on image-level labels."""
+    def classifier(self, method: str, seed: int, rounds: int | None = None) -> Artifact:
+        """Train a method's classifier on image-level labels.
+
+        rounds: of "sc_cam", those of the preset if None; after 0 rounds its classifier is that of "cam".
+        """
+        if method == "sc_cam":
+            return self.sub_category_classifier(seed, self.config.sc_cam.rounds if rounds is None else rounds)
         config, data = self.config.classifier, self._labelled("train")
 
         def work(out: Path) -> None:
             model = self._classifier_net(method, seed)
-            transform = classification_transform(
-                config.long_side, config.crop, model.backbone.mean, model.backbone.std, config.jitter
-            )
-            self._train(
-                model,
-                ClassificationExamples(data, transform),
-                len(data),
-                config,
-                out,
-                title,
-                seed,
-            )
+            examples = self._classification_examples(model, config)
+            self._train(model, examples, len(data), config, out, title, seed)
 
         title = f"{method} classifier, seed {seed}"
         return self._stage(
@@ -150,13 +145,24 @@ class Study(StudyRefinement, StudyScores):
             [data.fingerprint()], work, title, {"method": method, "seed": seed}, trains=True,
         )  # fmt: skip
 
-    def response_maps(self, method: str, seed: int, split: str = "train") -> Artifact:
-        """Multi-scale class activation maps of the present classes (the image labels are known)."""
-        classifier = self.classifier(method, seed)
+    def _classification_examples(self, model: nn.Module, config: Classifier) -> ClassificationExamples:
+        transform = classification_transform(
+            config.long_side, config.crop, model.backbone.mean, model.backbone.std, config.jitter
+        )
+        return ClassificationExamples(self._labelled("train"), transform)
+
+    def response_maps(
+        self, method: str, seed: int, split: str = "train", rounds: int | None = None
+    ) -> Artifact:
+        """Multi-scale class activation maps of the present classes (the image labels are known).
+
+        rounds: as in `classifier`.
+        """
+        classifier = self.classifier(method, seed, rounds)
         data, config = self._labelled(split), self.config.maps
 
         def work(out: Path) -> None:
-            model = load_trained(self._classifier_net(method, seed), classifier.path).to(self.device)
+            model = self._trained_classifier(classifier)
 
             def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
                 labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(self.device)
@@ -165,7 +171,7 @@ class Study(StudyRefinement, StudyScores):
 
             write_maps(data, out, title, self.config.maps.batch, self.device, maps)
 
-        title = f"{method} response maps, {split}, seed {seed}"
+        title = f"{name_of(classifier)} response maps, {split}, seed {seed}"
         return self._stage(
             "response_maps", 1, config.model_dump(exclude={"batch"}) | self._backbone_config(),
             [classifier.key, data.fingerprint()], work, title,
@@ -195,7 +201,7 @@ class Study(StudyRefinement, StudyScores):
     def segment(self, masks: Artifact, split: str = "val") -> Artifact:
         """Class probabilities of the segmentation network trained on `masks`; no image labels are used."""
         net, data, config = self.segmentation_net(masks), self.data.dataset(split), self.config
-        title = f"{masks.labels['method']} segmentation, {split}, seed {masks.labels['seed']}"
+        title = f"{name_of(masks)} segmentation, {split}, seed {masks.labels['seed']}"
 
         def work(out: Path) -> None:
             model = load_trained(self._segmentation_net(masks.labels["seed"]), net.path).to(self.device)
@@ -242,7 +248,12 @@ class Study(StudyRefinement, StudyScores):
     def _classifier_net(self, method: str, seed: int) -> nn.Module:
         if method not in METHODS:
             raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
-        return self._seeded(seed, lambda: METHODS[method](self._backbone(), len(self.data.classes) - 1))
+        classes = len(self.data.classes) - 1
+        return self._seeded(seed, lambda: METHODS[method](self._backbone(), classes, self.config))
+
+    def _trained_classifier(self, classifier: Artifact) -> nn.Module:
+        net = self._classifier_net(classifier.labels["method"], classifier.labels["seed"])
+        return load_trained(net, classifier.path).to(self.device)
 
     def _segmentation_net(self, seed: int) -> LightDeepLab:
         return self._seeded(

@@ -40,7 +40,8 @@ class StudyRefinement:
 
     def _training_maps(self, maps: Artifact) -> Artifact:
         """The training photos' maps of the classifier that made `maps`."""
-        return self.response_maps(maps.labels["method"], maps.labels["seed"])
+        method, seed, rounds = (maps.labels.get(label) for label in ("method", "seed", "rounds"))
+        return self.response_maps(method, seed, rounds=rounds)
 
     # --- AffinityNet -------------------------------------------------------------------------------------
 
@@ -243,6 +244,12 @@ class StudyRefinement:
         return work
 
 
+def name_of(artifact: Artifact) -> str:
+    """The method of an artifact, with its rounds if it has them."""
+    rounds = artifact.labels.get("rounds")
+    return artifact.labels["method"] + ("" if rounds is None else f" round {rounds}")
+
+
 def title_of(artifact: Artifact, what: str) -> str:
     """What a stage is called in progress lines and tables of times."""
-    return f"{artifact.labels['method']} {what}, {artifact.labels['split']}, seed {artifact.labels['seed']}"
+    return f"{name_of(artifact)} {what}, {artifact.labels['split']}, seed {artifact.labels['seed']}"

@@ -90,7 +90,8 @@ def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimize
     momentum = config.weight_decay if config.momentum == "weight_decay_slip" else config.momentum
     if config.name == "sgd":
         return torch.optim.SGD(params, lr=config.lr, momentum=momentum)
-    return torch.optim.AdamW(params, lr=config.lr, betas=(momentum, 0.999))
+    adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return adam(params, lr=config.lr, betas=(momentum, 0.999))
 
 
 def train(

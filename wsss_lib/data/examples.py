@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -30,6 +31,17 @@ class ClassificationExamples:
             "image": self.transform(photo_tensor(self.dataset, id)),
             "label": torch.from_numpy(self.dataset.label(id)),
         }
+
+
+@dataclass(frozen=True)
+class SubCategoryExamples:
+    """A classification example with the multi-hot label (C * K,) of its sub-categories."""
+
+    examples: ClassificationExamples
+    sub_labels: np.ndarray
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        return {**self.examples(index), "sub_label": torch.from_numpy(self.sub_labels[index])}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from wsss_lib.atomic import save_atomically
 from wsss_lib.data.scene_composition import CLASSES, Scene, SceneObject, draw_scene
 from wsss_lib.data.score_maps import save_mask
 
-__all__ = ["CLASSES", "Scene", "SceneObject", "draw_scene", "generate_scenes"]
+__all__ = ["CLASSES", "Scene", "SceneObject", "draw_scene", "generate_scenes", "object_traits"]
 
 DRAWING = 1
 """Version of the pictures; raise it when a change to the drawing makes other pictures of the same seed."""
@@ -142,3 +142,23 @@ def _row(item: SceneObject) -> dict[str, str | int | float]:
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text)
+
+
+def object_traits(root: Path) -> pd.DataFrame:
+    """What is true of the largest object of each class in each picture, for clusters to be compared with.
+
+    Returns:
+        Columns id, class, sub-type, size (small, medium or large: thirds of the class's visible areas),
+        place, and company (the other classes in the picture, or "alone").
+    """
+    objects = pd.read_csv(root / "objects.csv").sort_values("area", ascending=False, kind="stable")
+    traits = objects.drop_duplicates(["id", "class"]).rename(columns={"subtype": "sub-type"})
+    rank = traits.groupby("class")["area"].rank(pct=True)
+    traits["size"] = pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=["small", "medium", "large"]).astype(str)
+    traits["place"] = traits["id"].map(pd.read_csv(root / "context.csv").set_index("id")["context"])
+    present = traits.groupby("id")["class"].agg(set)
+    traits["company"] = [
+        " ".join(sorted(present[id] - {name})) or "alone"
+        for id, name in zip(traits["id"], traits["class"], strict=True)
+    ]
+    return traits[["id", "class", "sub-type", "size", "place", "company"]].reset_index(drop=True)

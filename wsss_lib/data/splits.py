@@ -11,9 +11,9 @@ from wsss_lib.data.voc import VOCDataset
 
 
 class Splits:
-    """Train and val of a folder in VOC layout; arguments as in `VOCDataset`.
+    """Train, val and test of a folder in VOC layout; arguments as in `VOCDataset`.
 
-    `limit` bounds the photos learned from and those of val, so that a dry run is quick.
+    `limit` bounds the photos learned from and those of val and test, so that a dry run is quick.
     """
 
     def __init__(
@@ -40,19 +40,24 @@ class Splits:
         return self._read("val")
 
     @cached_property
+    def test(self) -> VOCDataset:
+        """Photos to segment only: no image labels are read, so that nothing can learn from them."""
+        return VOCDataset(self.root, "test", self._classes, "none", self._limit)
+
+    @cached_property
     def scored_train(self) -> list[str]:
         """Training photos of the list train, the official masks, on which maps and labels are scored."""
         official = set(self._official.ids)
         return [id for id in self.train.ids if id in official]
 
     def dataset(self, split: str) -> VOCDataset:
-        """All photos of "train" or "val"."""
-        if split not in ("train", "val"):
-            raise ValueError(f"Split {split!r} is not used here; choose 'train' or 'val'.")
-        return self.train if split == "train" else self.val
+        """All photos of "train", "val" or "test"."""
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"Split {split!r} is not used here; choose 'train', 'val' or 'test'.")
+        return getattr(self, split)
 
     def scored(self, split: str) -> list[str]:
-        """Ids of the photos on which "train" or "val" is scored: those that have a mask.
+        """Ids of the photos on which a split is scored: those that have a mask.
 
         Raises:
             ValueError: there is none.
@@ -60,7 +65,10 @@ class Splits:
         data = self.dataset(split)
         ids = [id for id in (self.scored_train if split == "train" else data.ids) if data.has_mask(id)]
         if not ids:
-            raise ValueError(f"No photo of {split} has a mask to be scored on; add masks or raise the limit.")
+            raise ValueError(
+                f"No photo of {split} has a mask to be scored on; add masks, raise the limit or, for VOC's "
+                "test, send your masks to its server (wsss_lib.data.submission)."
+            )
         return ids
 
     @property
