@@ -1,17 +1,21 @@
 """papers/: the transcribed tables agree with themselves, with each other and with the list of all."""
 
+import pkgutil
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import wsss_lib
+from wsss_lib.config import load_config
 from wsss_lib.data.voc import VOC_CLASSES
 from wsss_lib.tables import PAPERS
 
 COLUMNS = ["method", "stage", "backbone", "supervision", "dataset", "split", "metric", "class"]  # + own keys
 TABLES = sorted(PAPERS.glob("*/tables/*.csv"))
 FIGURES = sorted(PAPERS.glob("*/figures.csv"))
+CARDS = sorted(PAPERS.glob("*/card.md"))
 PERCENT = {"IoU", "mIoU", "precision", "recall", "F-score", "std of mIoU"}
 GAIN = " gain"  # difference to the method `baseline` of the same table, in points
 LENGTHS = {"channels", "size"}
@@ -136,10 +140,25 @@ def test_every_table_and_figure_of_the_specs_is_here():
     assert figures <= set(listed)
 
 
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.parent.name)
+def test_cards_name_code_and_settings_that_exist(card):
+    settings = load_config("paper").model_dump()
+    package = Path(wsss_lib.__file__).parent
+    for name in re.findall(r"`([\w./]+)`", card.read_text()):
+        first, *rest = name.split(".")
+        if name.endswith(".py"):
+            assert (package / name).is_file(), name
+        elif rest and first in settings:
+            assert rest[0] in settings[first], name
+        elif rest and ((package / first).is_dir() or (package / f"{first}.py").is_file()):
+            assert callable(pkgutil.resolve_name(f"wsss_lib.{name}")), name
+
+
 def test_every_paper_has_a_card_and_an_entry():
     entries = re.findall(r"^@\w+\{(\w+),", (PAPERS / "references.bib").read_text(), flags=re.M)
     assert len(entries) == len(set(entries))
-    for paper in {path.parents[1] for path in TABLES}:
-        cited = re.findall(r"\[@(\w+)\]", (paper / "card.md").read_text())
-        assert cited, f"{paper.name}/card.md cites nothing"
+    assert [card.parent for card in CARDS] == sorted({path.parents[1] for path in TABLES})
+    for card in CARDS:
+        cited = re.findall(r"\[@(\w+)\]", card.read_text())
+        assert cited, f"{card.parent.name}/card.md cites nothing"
         assert set(cited) <= set(entries)
