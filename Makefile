@@ -81,7 +81,7 @@ bench: $(INSTALLED) ## Run every benchmark: time and memory beside the reference
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script"; done
 
 lock: $(INSTALLED) ## Resolve requirements.lock anew from pyproject.toml
-	@$(RUN) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade \
+	@$(RUN) -m uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-header --no-annotate --quiet -o requirements.lock
 
 clean: ## Remove caches and executed notebooks; keep .venv, data, tables and figures

@@ -27,7 +27,9 @@ def bounds(requirements: list[str]) -> dict[str, str]:
 
 
 def requirements() -> dict[str, str]:
-    return bounds(project()["project"]["dependencies"] + project()["dependency-groups"]["dev"])
+    tables = project()["project"]
+    extras = [line for extra in tables["optional-dependencies"].values() for line in extra]
+    return bounds(tables["dependencies"] + extras + project()["dependency-groups"]["dev"])
 
 
 def test_environment_holds_the_same_packages_and_bounds():

@@ -116,9 +116,17 @@ def write_mask(
 def over_processes(work: Callable[..., None], jobs: Sequence[tuple], processes: int, title: str) -> None:
     """Call work(*job) for every job on a pool of processes; the last item of a job is the file it writes.
 
-    Jobs whose file exists are skipped, so an interrupted run goes on where it was.
+    Jobs whose file exists are skipped, so an interrupted run goes on where it was. Inside
+    `joblib.parallel_config(backend="dask")` the pool is all the workers of a Dask cluster.
     """
     todo: Iterable[tuple] = [job for job in jobs if not job[-1].exists()]
-    results = Parallel(n_jobs=processes, return_as="generator_unordered")(delayed(work)(*job) for job in todo)
+    calls = (delayed(_unless_done)(work, job) for job in todo)
+    results = Parallel(n_jobs=processes, return_as="generator_unordered")(calls)
     for _ in report(results, title, unit="photo", total=len(jobs), initial=len(jobs) - len(todo)):
         pass
+
+
+def _unless_done(work: Callable[..., None], job: tuple) -> None:
+    """Asked again by the worker: Dask gives all jobs of a lost worker's last batch to another one."""
+    if not job[-1].exists():
+        work(*job)

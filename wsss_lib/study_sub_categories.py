@@ -119,7 +119,7 @@ class StudySubCategories:
             "classifier", 1,
             {**labels, "clusters": config.clusters, "weight": config.weight}
             | self._net_config(config.training),
-            [clusters.key, data.fingerprint()], work, title, labels,
+            [clusters.key, data.fingerprint()], work, title, labels, trains=True,
         )  # fmt: skip
 
     def head_weights(self, seed: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
