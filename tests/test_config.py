@@ -15,7 +15,7 @@ def test_every_preset_loads_and_holds_every_key_itself(name):
     config = load_config(name)
     tree = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
     assert set(dotted_keys(config.model_dump())) == set(dotted_keys(tree))  # no hidden defaults
-    for crf in (config.affinity.crf, config.refine_crf, config.segmentation.crf):
+    for crf in (config.affinity.crf, config.irn.crf, config.refine_crf, config.segmentation.crf):
         assert crf in CRF_PARAMETERS
     assert config.affinity.alpha_low < config.affinity.alpha_high
     assert config.affinity.crop % 8 == 0
@@ -94,6 +94,9 @@ def test_an_override_of_no_key_names_its_neighbours(key, near):
         ("segmentation.scale", [0.5]),
         ("segmentation.test_scales", []),
         ("walk.alpha_sweep", []),
+        ("irn.background_threshold", 0.9),
+        ("irn.crf", "soft"),
+        ("irn.walk.normalise", "image"),
         ("scenes.image_size", [96]),
         ("scores.fixed_threshold", 1.2),
         ("seeds", ["a"]),
@@ -104,7 +107,7 @@ def test_an_override_of_no_key_names_its_neighbours(key, near):
     ],
 )
 def test_values_out_of_range_are_named(key, value):
-    place = key if key != "walk.alpha_sweep" else "walk"
+    place = {"walk.alpha_sweep": "walk", "irn.background_threshold": "irn"}.get(key, key)
     with pytest.raises(ValueError, match=rf"Preset smoke is not valid: (.*; )?{place}"):
         load_config("smoke", {key: value})
 
@@ -112,6 +115,11 @@ def test_values_out_of_range_are_named(key, value):
 def test_the_alpha_used_must_be_swept():
     with pytest.raises(ValueError, match=r"walk: .*alpha 3\.0 must be one of alpha_sweep"):
         load_config("smoke", {"walk.alpha": 3})
+
+
+def test_the_irn_threshold_used_must_be_swept():
+    with pytest.raises(ValueError, match=r"irn\.walk\.threshold 0\.305 must lie on scores\.sweep"):
+        load_config("smoke", {"irn.walk.threshold": 0.305})
 
 
 def edited(tmp_path, old: str, new: str):

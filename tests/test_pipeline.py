@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsss_lib.data.score_maps import ScoreMaps, load_mask
 from wsss_lib.pipeline import Study
 from wsss_lib.refinement import Background
 
@@ -55,14 +56,39 @@ def test_the_chain_scores_every_stage_on_its_split(study, chain):
 
 
 def test_the_walked_maps_hold_a_background_per_alpha_and_the_present_classes(study, chain):
-    from wsss_lib.data.score_maps import ScoreMaps
-
     for id in study.data.train.ids[:5]:
         walked = ScoreMaps.load(chain["CAM+RW"].file(f"{id}.npz"))
         present = np.flatnonzero(study.data.train.label(id)) + 1
         assert walked.classes.tolist() == [0] * len(study.config.walk.alpha_sweep) + present.tolist()
         backgrounds = walked.full()[: len(study.config.walk.alpha_sweep)]
         assert (np.diff(backgrounds, axis=0) <= 2e-3).all()  # a larger alpha, a weaker background
+
+
+def test_irn_is_another_refinement(study, chain):
+    walked = study.refine(chain["CAM"], by="irn")
+    labels = study.pseudo_labels(walked)
+    table = study.scores([walked, labels])
+    rows = table[(table["class"] == "all") & (table["metric"] == "mIoU")].set_index(["stage", "rule"])
+    assert rows.index.tolist() == [("CAM+IRN", "fixed"), ("CAM+IRN", "oracle"), ("CAM+IRN+CRF", "none")]
+    assert rows.loc[("CAM+IRN", "fixed"), "setting"] == f"threshold {study.config.irn.walk.threshold:g}"
+    assert rows.loc[("CAM+IRN", "oracle"), "value"] >= rows.loc[("CAM+IRN", "fixed"), "value"]
+    plain = study.pseudo_labels(walked, crf=False)
+    without = study.scores([plain]).query("`class` == 'all' and metric == 'mIoU'")["value"].item()
+    assert without == pytest.approx(rows.loc[("CAM+IRN", "fixed"), "value"])
+    for id in study.data.train.ids[:5]:
+        maps = ScoreMaps.load(walked.file(f"{id}.npz"))
+        present = np.flatnonzero(study.data.train.label(id)) + 1
+        assert maps.classes.tolist() == present.tolist()
+        assert maps.maps.max() == 1
+        boundary = ScoreMaps.load(study.irn_boundaries(chain["CAM"]).file(f"{id}.npz")).maps
+        assert boundary.shape == (1, 24, 24)
+        assert ((boundary >= 0) & (boundary <= 1)).all()
+        label = load_mask(study.irn_labels(chain["CAM"]).file(f"{id}.png"))
+        assert set(np.unique(label)) <= {0, 255, *present}
+    history = pd.read_csv(study.irn_net(chain["CAM"]).file("history.csv"))
+    assert {"loss", "boundary", "displacement foreground"} <= set(history)
+    with pytest.raises(ValueError, match=r"'crf' is unknown; choose one of \['affinitynet', 'irn'\]"):
+        study.refine(chain["CAM"], by="crf")
 
 
 def test_nothing_is_computed_twice(study, chain, folder, monkeypatch):

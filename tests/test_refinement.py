@@ -9,28 +9,31 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss_lib.crf import dense_crf, unary_from_scores
+from wsss_lib.crf import dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
 from wsss_lib.models.affinity import GRID, affinity_labels
 from wsss_lib.refinement import (
     Background,
+    confident,
+    label_crf,
     marginals,
     over_processes,
     trusted,
     with_background,
+    write_confident,
     write_marginals,
     write_mask,
 )
 
 SIZE = (18, 26)
+SHADE = (180 * (np.arange(SIZE[1]) >= 13)[:, None]).astype(np.uint8)  # of the bright right side
 
 
 @pytest.fixture
 def photo(tmp_path) -> Path:
     """Dark left, bright right; PNG, so that it is read as it was written."""
-    pixels = np.random.default_rng(0).integers(0, 40, (*SIZE, 3))
-    pixels[:, 13:] += 180
-    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photo.png")
+    pixels = np.random.default_rng(0).integers(0, 40, (*SIZE, 3), np.uint8)
+    Image.fromarray(pixels + SHADE).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
@@ -162,6 +165,46 @@ def test_the_crf_moves_the_border_to_the_photos(tmp_path, photo):
         write_mask(photo, maps, Background("threshold", 0.5), crf, 5, tmp_path / "out.png")
         expected = np.where(np.arange(SIZE[1]) < border, 0, 12) * np.ones((SIZE[0], 1))
         np.testing.assert_array_equal(load_mask(tmp_path / "out.png"), expected)
+
+
+# IRN's labels
+
+
+@pytest.fixture
+def plain_photo(tmp_path) -> Path:
+    """As `photo`, without noise."""
+    Image.fromarray(np.full((*SIZE, 3), 20, np.uint8) + SHADE).save(tmp_path / "plain.png")
+    return tmp_path / "plain.png"
+
+
+def test_the_label_crf_starts_from_the_best_scores(plain_photo):
+    """Parameters and confidence of IRN's code; how strong the scores are must not matter."""
+    image, scores = np.array(Image.open(plain_photo)), np.concatenate([np.full((1, *SIZE), 0.5), halves()])
+    labels = (np.arange(SIZE[1]) >= 15).astype(int) * np.ones((SIZE[0], 1), int)
+    unary = np.where(labels == np.arange(2)[:, None, None], -np.log(0.7), -np.log(0.3)).astype(np.float32)
+    np.testing.assert_allclose(unary, unary_from_labels(labels, 2), atol=1e-6)
+    expected = dense_crf(image, unary, "irn_label", 5).argmax(0)
+    np.testing.assert_array_equal(label_crf(image, scores, "irn_label", 5), expected)
+    np.testing.assert_array_equal(label_crf(image, scores**8, "irn_label", 5), expected)
+    assert (expected == (np.arange(SIZE[1]) >= 13)).all()  # the photo's border
+    assert (label_crf(image, scores[:1], "irn_label", 5) == 0).all()
+
+
+def test_confident_labels_pixel_by_pixel():
+    strong, weak = np.array([[0, 0, 3, 3, 3]]), np.array([[0, 3, 3, 20, 0]])
+    assert confident(strong, weak).tolist() == [[0, 255, 3, 3, 3]]
+
+
+def test_confident_labels_of_a_file(tmp_path, plain_photo):
+    maps = saved(tmp_path, (7, 12), 1, np.stack([0.2 * np.ones(SIZE), halves()[0]]))
+    write_confident(plain_photo, maps, (0.5, 0.15), "irn_label", 5, tmp_path / "out.png")
+    # 12 where it beats 0.5; elsewhere 7, with 0.2, beats the weak background alone
+    expected = np.where(np.arange(SIZE[1]) < 13, 255, 12) * np.ones((SIZE[0], 1))
+    np.testing.assert_array_equal(load_mask(tmp_path / "out.png"), expected)
+    write_confident(plain_photo, maps, (0.5, 0.3), "irn_label", 5, tmp_path / "out.png")
+    np.testing.assert_array_equal(load_mask(tmp_path / "out.png"), np.where(expected == 12, 12, 0))
+    write_confident(plain_photo, saved(tmp_path, ()), (0.5, 0.3), "irn_label", 5, tmp_path / "out.png")
+    assert (load_mask(tmp_path / "out.png") == 0).all()
 
 
 # over all photos
