@@ -79,7 +79,7 @@ def test_irn_is_another_refinement(study, chain):
         maps = ScoreMaps.load(walked.file(f"{id}.npz"))
         present = np.flatnonzero(study.data.train.label(id)) + 1
         assert maps.classes.tolist() == present.tolist()
-        assert maps.maps.max() == 1
+        assert maps.maps.max() == (ScoreMaps.load(chain["CAM"].file(f"{id}.npz")).maps.max() > 0)
         boundary = ScoreMaps.load(study.irn_boundaries(chain["CAM"]).file(f"{id}.npz")).maps
         assert boundary.shape == (1, 24, 24)
         assert ((boundary >= 0) & (boundary <= 1)).all()

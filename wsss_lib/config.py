@@ -164,7 +164,7 @@ class IRN(Schedule):
     scale: Range
     radius: PositiveInt
     output_stride: Literal[8, 16]
-    dilated: bool  # keep the dilation of backbone layers that lost a stride
+    dilated: bool  # keep the backbone's dilation; true for ResNet-38, whose weights were trained with it
     boundary_width: PositiveInt
     displacement_width: PositiveInt
     psa_compat: bool  # only the pairs of the public code, as in `walk`

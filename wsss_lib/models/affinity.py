@@ -122,7 +122,11 @@ def affinity_loss(
     Args:
         affinity: (B, K, h, w); labels: (B, h, w) integers; offsets: the K pairs' (dy, dx).
     """
-    background, foreground, different = pair_kinds(labels, offsets, psa_compat)
+    return loss_of_kinds(affinity, *pair_kinds(labels, offsets, psa_compat))
+
+
+def loss_of_kinds(affinity: Tensor, background: Tensor, foreground: Tensor, different: Tensor) -> dict:
+    """`affinity_loss` of the three kinds of pairs, each bool (B, K, h, w)."""
     attract = -torch.log(affinity + 1e-5)
     repel = -torch.log(1 + 1e-5 - affinity)
     background = masked_mean(attract, background)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_lib.models.affinity import affinity_loss, masked_mean, neighbours, pair_kinds
+from wsss_lib.models.affinity import loss_of_kinds, masked_mean, neighbours, pair_kinds
 from wsss_lib.models.backbones import Backbone, undilate
 from wsss_lib.random_walk import Offsets, neighbour_offsets
 
@@ -222,8 +222,8 @@ def irn_loss(
     Args:
         affinity: (B, K, h, w); displacement: (B, 2, h, w); labels: (B, h, w) integers, 255 ignored.
     """
-    losses = affinity_loss(affinity, labels, offsets, psa_compat)
-    background, foreground, _ = pair_kinds(labels, offsets, psa_compat)
+    background, foreground, different = pair_kinds(labels, offsets, psa_compat)
+    losses = loss_of_kinds(affinity, background, foreground, different)
     towards, still = displacement_loss(displacement, foreground, background, offsets)
     boundary = losses.pop("loss")
     return {
