@@ -15,7 +15,7 @@ from wsss_lib.random_walk import neighbour_offsets, random_walk
 
 
 def boundary_walk(scores: Tensor, boundary: Tensor, radius: int, beta: float, steps: int) -> Tensor:
-    """M* = (M * (1 - B)) T^steps with T from the affinities along paths (eq. 10): (n, h, w) -> (n, h, w).
+    """M* = (M * (1 - B)) T^steps with T from the affinities along paths: (n, h, w) -> (n, h, w).
 
     boundary B: (h, w) in [0, 1]. Cells beyond the grid are no neighbours.
     """

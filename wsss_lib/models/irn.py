@@ -1,9 +1,9 @@
 """IRN (Ahn, Cho and Kwak, CVPR 2019): class boundaries and displacements learned from confident CAM regions.
 
 Two branches on a frozen ImageNet network: a boundary map, from which pairwise affinities follow along paths,
-and a field of displacements towards the centroid of each cell's object. Sections 4.1 to 4.3 of the paper and
-its released code; papers/affinitynet/card.md says where they differ. Semantic labels need the boundary alone
-(`irn_walk.py`); the displacement tells instances of one class apart.
+and a field of displacements towards the centroid of each cell's object. As in the paper's section 4 and its
+released code; papers/affinitynet/card.md has the equations and says where they differ. Semantic labels need the
+boundary alone (`irn_walk.py`); the displacement tells instances of one class apart.
 """
 
 from collections.abc import Sequence
@@ -170,7 +170,7 @@ def path_cells(offset: tuple[int, int]) -> Offsets:
 
 
 def path_affinity(boundary: Tensor, offsets: Offsets) -> Tensor:
-    """a_ij = 1 - max of the boundary over the path from i to j (eq. 4): (B, h, w) -> (B, K, h, w) in [0, 1].
+    """a_ij = 1 - max of the boundary over the path from i to j: (B, h, w) -> (B, K, h, w) in [0, 1].
 
     Entry (k, y, x) pairs (y, x) with (y, x) + offsets[k] and is 0 where that leaves the grid. The gradient
     goes to the first cell that has the maximum. offsets: forward ones, as of `neighbour_offsets`.
@@ -196,7 +196,7 @@ def path_affinity(boundary: Tensor, offsets: Offsets) -> Tensor:
 def displacement_loss(
     displacement: Tensor, foreground: Tensor, background: Tensor, offsets: Offsets
 ) -> tuple[Tensor, Tensor]:
-    """Cells of one object point at one centroid, cells of the background nowhere (eq. 8, 9).
+    """Cells of one object point at one centroid, cells of the background nowhere: two means.
 
     x_i + D_i = x_j + D_j on foreground pairs: mean |D_i - D_j - (x_j - x_i)|; on background pairs mean
     |D_i - D_j|. Means run over pairs and both coordinates; a kind without pairs counts 0.
