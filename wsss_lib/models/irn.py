@@ -2,8 +2,8 @@
 
 Two branches on a frozen ImageNet network: a boundary map, from which pairwise affinities follow along paths,
 and a field of displacements towards the centroid of each cell's object. As in the paper's section 4 and its
-released code; papers/affinitynet/card.md has the equations and says where they differ. Semantic labels need the
-boundary alone (`irn_walk.py`); the displacement tells instances of one class apart.
+released code; papers/affinitynet/card.md has the equations and says where they differ. Semantic labels need
+the boundary alone (`irn_walk.py`); the displacement tells instances of one class apart.
 """
 
 from collections.abc import Sequence
