@@ -96,6 +96,8 @@ def test_an_override_of_no_key_names_its_neighbours(key, near):
         ("walk.alpha_sweep", []),
         ("irn.background_threshold", 0.9),
         ("irn.crf", "soft"),
+        ("irn.boundary_width", 30),
+        ("irn.displacement_width", 240),
         ("irn.walk.normalise", "image"),
         ("scenes.image_size", [96]),
         ("scores.fixed_threshold", 1.2),

@@ -165,8 +165,8 @@ class IRN(Schedule):
     radius: PositiveInt
     output_stride: Literal[8, 16]
     dilated: bool  # keep the backbone's dilation; true for ResNet-38, whose weights were trained with it
-    boundary_width: PositiveInt
-    displacement_width: PositiveInt
+    boundary_width: Annotated[int, Field(gt=0, multiple_of=4)]  # group norm has 4 groups,
+    displacement_width: Annotated[int, Field(gt=0, multiple_of=32)]  # and 8 to 16 here
     psa_compat: bool  # only the pairs of the public code, as in `walk`
     walk: IRNWalk
 
