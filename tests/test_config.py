@@ -92,6 +92,14 @@ def test_an_override_of_no_key_names_its_neighbours(key, near):
         ("affinity.output_stride", 32),
         ("affinity.channels", [64, 128]),
         ("segmentation.scale", [0.5]),
+        ("segmentation.scale", [1.5, 0.5]),
+        ("segmentation.scale", [0.5, 1, -1]),
+        ("segmentation.network", "deeplab"),
+        (
+            "segmentation.backbone",
+            {"name": "resnet18", "weights": "random", "output_stride": 8, "frozen_taps": 0},
+        ),
+        ("classifier.dropout", 1),
         ("segmentation.test_scales", []),
         ("walk.alpha_sweep", []),
         ("irn.background_threshold", 0.9),
@@ -112,6 +120,36 @@ def test_values_out_of_range_are_named(key, value):
     place = {"walk.alpha_sweep": "walk", "irn.background_threshold": "irn"}.get(key, key)
     with pytest.raises(ValueError, match=rf"Preset smoke is not valid: (.*; )?{place}"):
         load_config("smoke", {key: value})
+
+
+def test_fields_that_came_later_leave_the_keys_of_earlier_runs():
+    """A stage's key is the hash of what is dumped here: at their defaults, new fields must not be in it."""
+    own = {"name": "resnet18", "weights": "a", "output_stride": 8, "frozen_taps": 0, "trained_on": "b"}
+    later = {
+        "classifier": {"dropout": 0.5, "xavier": True},
+        "irn": {"backbone": own},
+        "segmentation": {"network": "largefov", "backbone": own},
+    }
+    for section, fields in later.items():
+        found = getattr(load_config("smoke"), section).model_dump(exclude_defaults=True)
+        assert not set(fields) & set(found)
+        for field, value in fields.items():
+            changed = getattr(load_config("smoke", {f"{section}.{field}": value}), section)
+            assert changed.model_dump(exclude_defaults=True)[field] == value
+    earlier = {"scale", "channels", "crf", "test_scales", "test_flip", "epochs", "batch", "crop", "optimiser"}
+    assert set(load_config("smoke").segmentation.model_dump(exclude_defaults=True)) == earlier
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"segmentation.network": "deeplab_v2"}, {"segmentation.channels": None}]
+)
+def test_only_deeplab_v2_has_no_width_of_the_head(overrides):
+    with pytest.raises(
+        ValueError, match=r"smoke is not valid: segmentation: .*channels is .* null for deeplab_v2"
+    ):
+        load_config("smoke", overrides)
+    both = {"segmentation.network": "deeplab_v2", "segmentation.channels": None}
+    assert load_config("smoke", both).segmentation.channels is None
 
 
 def test_the_alpha_used_must_be_swept():

@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as VF
 
 from wsss_lib.inference import batches_of_one_size, class_probabilities, multi_scale, response_maps
 
 
 class CellMeans(nn.Module):
     """Class maps are the photo's channels, averaged over each cell."""
+
+    fusion = "mean of softmax"
 
     def __init__(self, stride: int):
         super().__init__()
@@ -146,6 +149,32 @@ def test_class_probabilities_are_the_mean_softmax():
     single = class_probabilities(CellMeans(8), images[1:], (1,), False, 8)
     expected = CellMeans(8).class_maps(images[1:].float()).softmax(1)
     torch.testing.assert_close(single, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("fusion", ["mean of softmax", "mean of logits", "max of logits"])
+def test_passes_are_fused_as_the_network_says(fusion):
+    """Against a loop over passes, each resized by hand; the photo's size is whole cells at each scale."""
+    images, model = photos(2, 32, 48), CellMeans(8)
+    model.fusion = fusion
+    passes = []
+    for scale in (0.5, 1):
+        resized = VF.resize(
+            images, [int(32 * scale), int(48 * scale)], VF.InterpolationMode.BICUBIC, antialias=True
+        )
+        for flip in (False, True):
+            logits = model.class_maps((resized.flip(-1) if flip else resized).float())
+            if fusion == "mean of softmax":
+                logits = logits.softmax(1)
+            full = F.interpolate(logits, (32, 48), mode="bilinear")
+            passes.append(full.flip(-1) if flip else full)
+    passes = torch.stack(passes)
+    expected = {
+        "mean of softmax": lambda: passes.mean(0),
+        "mean of logits": lambda: passes.mean(0).softmax(1),
+        "max of logits": lambda: passes.amax(0).softmax(1),
+    }[fusion]()
+    found = class_probabilities(model, images, (0.5, 1), True, 1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_batches_hold_one_size_each():

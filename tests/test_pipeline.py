@@ -105,6 +105,32 @@ def test_another_seed_and_another_preset_value_are_other_work(study, chain, fold
     assert other.classifier("cam", 0) == study.classifier("cam", 0)  # not trained again for other maps
 
 
+def test_another_segmentation_network_with_a_backbone_of_its_own(chain, folder):
+    """Same pseudo labels; the scores name both networks' weights and how the passes were fused."""
+    overrides = {
+        "segmentation.network": "deeplab_v2",
+        "segmentation.channels": None,
+        "segmentation.backbone": {
+            "name": "test_resnet",
+            "weights": "random",
+            "output_stride": 8,
+            "frozen_taps": 0,
+            "trained_on": "nothing",
+        },
+    }
+    study = Study("smoke", cache=folder / "cache", results=folder / "results", overrides=overrides)
+    labels = study.pseudo_labels(study.refine(study.response_maps("cam", 0)))
+    assert labels == chain["CAM+RW+CRF"]
+    segmented = study.segment(labels)
+    table = study.scores([labels, study.masks(segmented, Background("included"), None)])
+    weights, inference = (dict(zip(table["stage"], table[c], strict=True)) for c in ("weights", "inference"))
+    assert weights["CAM+RW+CRF"] == "tf_efficientnet_lite0, imagenet"
+    assert weights["segmentation"] == (
+        "tf_efficientnet_lite0, imagenet; deeplab_v2: test_resnet, random (trained on nothing)"
+    )
+    assert inference["segmentation"] == "scales 1 + flip, max of logits"
+
+
 def test_provenance_says_what_was_run(chain):
     record = chain["CAM+RW"].provenance()
     assert record["config"]["alpha_sweep"]

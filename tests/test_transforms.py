@@ -113,6 +113,18 @@ def test_scale_stays_in_its_range_and_never_vanishes():
     assert RandomScale(0.1, 0.1)(gradient(2, 100)[0]).shape == (3, 1, 10)
 
 
+def test_more_than_two_scales_are_choices_and_two_a_range():
+    def sides(scale):
+        transform = segmentation_transform(scale, 200, MEAN, STD, flip=False)
+        void = [(transform(*gradient(100, 100))[1] == 255).sum().item() for _ in range(60)]
+        return [(200 * 200 - v) ** 0.5 / 100 for v in void]
+
+    chosen = sides((0.5, 0.75, 1.25))
+    assert {round(side, 6) for side in chosen} == {0.5, 0.75, 1.25}
+    assert min(chosen.count(side) for side in (0.5, 0.75, 1.25)) > 8
+    assert len(set(sides((0.5, 1.25)))) > 20
+
+
 @pytest.mark.parametrize("factor", [0.37, 0.5, 0.75, 1, 1.3, 2, 3])
 def test_scaled_masks_stay_centred_on_the_image(factor):
     image, mask = gradient(60, 80)

@@ -10,7 +10,9 @@ from wsss_lib.methods.sc_cam import SCCAM
 from wsss_lib.models.backbones import Backbone
 
 METHODS: dict[str, Callable[[Backbone, int, Config], nn.Module]] = {
-    "cam": lambda backbone, classes, config: CAM(backbone, classes),
+    "cam": lambda backbone, classes, config: CAM(
+        backbone, classes, config.classifier.dropout, config.classifier.xavier
+    ),
     "sc_cam": lambda backbone, classes, config: SCCAM(
         backbone,
         classes,

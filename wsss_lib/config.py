@@ -47,6 +47,12 @@ Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]  # of a photo's si
 
 
 class Section(BaseModel):
+    """Fields have no defaults, so that a preset shows every value.
+
+    Exceptions are fields that came later: their default is what was done before, and a stage whose fields
+    are at their defaults keeps the key it had in the cache.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -64,6 +70,12 @@ class BackboneConfig(Section):
     weights: str  # "imagenet", "random" or a file
     output_stride: Literal[8, 16, 32]
     frozen_taps: Annotated[int, Field(ge=0)]  # layers up to this tap are not trained
+
+
+class OwnBackbone(BackboneConfig):
+    """Of a network that does not use the classifier's."""
+
+    trained_on: Annotated[str, Field(min_length=1)]  # data behind the weights; stands beside the scores
 
 
 class Optimiser(Section):
@@ -94,6 +106,11 @@ class Classifier(Schedule):
         tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)
     ]  # the photo's long side is drawn from this range
     jitter: bool
+
+
+class CAMClassifier(Classifier):
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of whole channels, before the pooling
+    xavier: bool = False  # initial weights of the last layer; torch's if off
 
 
 class SubCategoryTraining(Classifier):
@@ -169,6 +186,7 @@ class IRN(Schedule):
     displacement_width: Annotated[int, Field(gt=0, multiple_of=32)]  # and 8 to 16 here
     psa_compat: bool  # only the pairs of the public code, as in `walk`
     walk: IRNWalk
+    backbone: OwnBackbone | None = None  # None: the classifier's
 
     @model_validator(mode="after")
     def background_is_below_foreground(self) -> "IRN":
@@ -181,11 +199,22 @@ class IRN(Schedule):
 
 
 class Segmentation(Schedule):
-    scale: Range
-    channels: PositiveInt
+    scale: Range | Annotated[tuple[Positive, ...], Field(min_length=3)]  # any between two, or one of more
+    channels: PositiveInt | None  # width of the head; None for deeplab_v2, which has none
     crf: CRFName  # at test time
     test_scales: Scales
     test_flip: bool
+    network: Literal["light", "deeplab_v2", "largefov"] = "light"
+    backbone: OwnBackbone | None = None  # None: the classifier's
+
+    @model_validator(mode="after")
+    def only_deeplab_v2_has_no_channels(self) -> "Segmentation":
+        if (self.channels is None) != (self.network == "deeplab_v2"):
+            raise ValueError(
+                f"channels is {self.channels}: give the width of the head of light or largefov, and null for "
+                f"deeplab_v2 (network is {self.network})"
+            )
+        return self
 
 
 class ResponseMaps(Section):
@@ -231,7 +260,7 @@ class Scores(Section):
 class Config(Section):
     scenes: Scenes
     backbone: BackboneConfig
-    classifier: Classifier
+    classifier: CAMClassifier
     sc_cam: SubCategories
     maps: ResponseMaps
     affinity: Affinity
@@ -246,6 +275,10 @@ class Config(Section):
     workers: Annotated[int, Field(ge=0)]  # loader processes in training
     processes: PositiveInt  # for per-image work
     precision: Literal["no", "bf16"]  # mixed precision in training
+
+    def backbone_of(self, section: Section | None = None) -> BackboneConfig:
+        """A section's own backbone if it has one, otherwise the classifier's."""
+        return getattr(section, "backbone", None) or self.backbone
 
     @model_validator(mode="after")
     def irn_threshold_is_swept(self) -> "Config":

@@ -26,8 +26,9 @@ def multi_scale(
     flip: bool,
     stride: int,
     select: Callable[[Tensor], Tensor],
+    combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
 ) -> Tensor:
-    """Sum of the selected class maps over scales and flips, on one grid.
+    """The selected class maps of all scales and flips, combined on one grid: summed unless told otherwise.
 
     Args:
         model: has `backbone` and `class_maps(images) -> (B, C, h, w)` on a grid of `model.stride` pixels.
@@ -36,13 +37,14 @@ def multi_scale(
         flip: add the horizontally flipped photo at each scale.
         stride: pixels of the photo per cell of the result.
         select: (B, C, h, w) -> (P, h, w), applied to each pass before it is resized.
+        combine: of what is there and the next pass, both (P, H', W'), after resizing.
 
     Returns:
         (P, ceil(H / stride), ceil(W / stride)).
     """
     height, width = images.shape[-2:]
     y, x = grid_centres(height, stride), grid_centres(width, stride)
-    total = 0
+    total = None
     for scale in scales:
         h, w = max(1, round(height * scale)), max(1, round(width * scale))
         resized = (
@@ -54,7 +56,8 @@ def multi_scale(
         rows = interpolation_matrix(maps[0].shape[-2], model.stride, y * h / height)
         for view, positions in zip(maps, (x, width - x), strict=False):
             columns = interpolation_matrix(view.shape[-1], model.stride, positions * w / width)
-            total = total + interpolate(select(view), rows, columns)
+            resized_view = interpolate(select(view), rows, columns)
+            total = resized_view if total is None else combine(total, resized_view)
     return total
 
 
@@ -79,10 +82,22 @@ def response_maps(
 def class_probabilities(
     model: nn.Module, images: Tensor, scales: Sequence[float], flip: bool, stride: int
 ) -> Tensor:
-    """Softmax of a segmentation network, mean over all passes: (B, 3, H, W) uint8 -> (B, K, h, w)."""
+    """Probabilities of a segmentation network: (B, 3, H, W) uint8 -> (B, K, h, w).
+
+    `model.fusion` says how the passes are put together: "mean of softmax", "mean of logits" or "max of
+    logits"; of logits the softmax is taken last, after resizing.
+    """
+    passes = len(scales) * (1 + flip)
+    early = model.fusion == "mean of softmax"
+    maximum = model.fusion == "max of logits"
     # multi_scale works on (P, h, w): fold the classes into P and unfold them afterwards
-    summed = multi_scale(model, images, scales, flip, stride, lambda maps: maps.softmax(1).flatten(0, 1))
-    return (summed / (len(scales) * (1 + flip))).unflatten(0, (len(images), -1))
+    fused = multi_scale(
+        model, images, scales, flip, stride,
+        lambda maps: (maps.softmax(1) if early else maps).flatten(0, 1),
+        torch.maximum if maximum else torch.add,
+    )  # fmt: skip
+    fused = (fused if maximum else fused / passes).unflatten(0, (len(images), -1))
+    return fused if early else fused.softmax(1)
 
 
 def batches_of_one_size(

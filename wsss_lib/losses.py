@@ -26,3 +26,10 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     summed = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
     return summed / (target != IGNORE).sum().clamp(min=1)
+
+
+def full_size_loss(maps: Tensor, stride: int, target: Tensor) -> Tensor:
+    """`segmentation_loss` of class maps (B, K, h, w), `stride` pixels a cell, upsampled to the target."""
+    logits = F.interpolate(maps, scale_factor=stride, mode="bilinear")
+    height, width = target.shape[-2:]
+    return segmentation_loss(logits[..., :height, :width], target)

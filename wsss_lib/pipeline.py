@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsss_lib.cache import Artifact, Cache
 from wsss_lib.classifiers import METHODS
-from wsss_lib.config import Classifier, load_config
+from wsss_lib.config import Classifier, Section, load_config
 from wsss_lib.data.examples import (
     ClassificationExamples,
     SegmentationExamples,
@@ -27,8 +27,8 @@ from wsss_lib.data.transforms import (
 )
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import class_probabilities, response_maps, write_maps
-from wsss_lib.models.backbones import IMAGENET, RANDOM, build_backbone
-from wsss_lib.models.deeplab import LightDeepLab
+from wsss_lib.models.backbones import IMAGENET, RANDOM, Backbone, build_backbone, weights_digest
+from wsss_lib.models.deeplab import SEGMENTATION_NETWORKS
 from wsss_lib.results import Results
 from wsss_lib.study_refinement import StudyRefinement, name_of, title_of
 from wsss_lib.study_scores import StudyScores
@@ -236,35 +236,39 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         config = {"dataset": self.dataset, **config}
         return self.cache.run(stage, version, config, inputs, work, title=title, labels=labels, trains=trains)
 
-    def _backbone_config(self) -> dict[str, Any]:
-        config = self.config.backbone.model_dump()
-        if config["weights"] not in (IMAGENET, RANDOM):  # another file under the same name is other work
-            config["sha256"] = hashlib.sha256(under_root(config["weights"]).read_bytes()).hexdigest()
+    def _backbone_config(self, section: Section | None = None) -> dict[str, Any]:
+        backbone = self.config.backbone_of(section)
+        config = backbone.model_dump()
+        if backbone.weights not in (IMAGENET, RANDOM):  # another file under the same name is other work
+            config["sha256"] = weights_digest(backbone.name, under_root(backbone.weights))
         return {"backbone": config}
 
-    def _net_config(self, section) -> dict[str, Any]:
-        return section.model_dump() | self._backbone_config() | {"precision": self.config.precision}
+    def _net_config(self, section: Section) -> dict[str, Any]:
+        config = section.model_dump(exclude_defaults=True)  # fields that came later: see Section
+        return config | self._backbone_config(section) | {"precision": self.config.precision}
 
     def _classifier_net(self, method: str, seed: int) -> nn.Module:
         if method not in METHODS:
             raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
         classes = len(self.data.classes) - 1
-        return self._seeded(seed, lambda: METHODS[method](self._backbone(), classes, self.config))
+        config = self.config
+        return self._seeded(seed, lambda: METHODS[method](self._backbone(config.classifier), classes, config))
 
     def _trained_classifier(self, classifier: Artifact) -> nn.Module:
         net = self._classifier_net(classifier.labels["method"], classifier.labels["seed"])
         return load_trained(net, classifier.path).to(self.device)
 
-    def _segmentation_net(self, seed: int) -> LightDeepLab:
-        return self._seeded(
-            seed,
-            lambda: LightDeepLab(self._backbone(), len(self.data.classes), self.config.segmentation.channels),
-        )
+    def _segmentation_net(self, seed: int) -> nn.Module:
+        config, classes = self.config.segmentation, len(self.data.classes)
+        head = {} if config.channels is None else {"channels": config.channels}
+        build = SEGMENTATION_NETWORKS[config.network]
+        return self._seeded(seed, lambda: build(self._backbone(config), classes, **head))
 
-    def _backbone(self, output_stride: int | None = None):
-        config = self.config.backbone
+    def _backbone(self, section: Section) -> Backbone:
+        config = self.config.backbone_of(section)
         weights = config.weights if config.weights in (IMAGENET, RANDOM) else under_root(config.weights)
-        return build_backbone(config.name, output_stride or config.output_stride, weights, config.frozen_taps)
+        stride = getattr(section, "output_stride", config.output_stride)
+        return build_backbone(config.name, stride, weights, config.frozen_taps)
 
     @staticmethod
     def _seeded(seed: int, build):

@@ -22,6 +22,15 @@ def grid_centres(length: int, stride: float) -> np.ndarray:
     return (np.arange(-(-length // stride)) + 0.5) * stride
 
 
+def nearest_pixels(cells: int, stride: float, length: int) -> np.ndarray:
+    """Index of the pixel at each cell's centre, on a side of `length` pixels: (cells,) integers.
+
+    Where stride * cells = length this is PIL's nearest resizing; torch's "nearest" takes the cell's first
+    pixel instead, which shifts labels.
+    """
+    return np.minimum(((np.arange(cells) + 0.5) * stride).astype(int), length - 1)
+
+
 def interpolation_matrix(cells: int, stride: float, positions: np.ndarray) -> np.ndarray:
     """Linear interpolation as a matrix: (P,) pixel positions from a grid of `cells` -> (P, cells) float32.
 

@@ -112,7 +112,7 @@ class StudyRefinement:
         return self._seeded(
             seed,
             lambda: AffinityNet(
-                self._backbone(config.output_stride),
+                self._backbone(config),
                 config.channels,
                 config.radius,
                 self.config.walk.psa_compat,
@@ -189,7 +189,7 @@ class StudyRefinement:
         return self._seeded(
             seed,
             lambda: IRN(
-                self._backbone(config.output_stride),
+                self._backbone(config),
                 config.radius,
                 config.boundary_width,
                 config.displacement_width,

@@ -8,6 +8,7 @@ import pandas as pd
 
 from wsss_lib.cache import Artifact
 from wsss_lib.metrics import summary
+from wsss_lib.models.deeplab import SEGMENTATION_NETWORKS
 from wsss_lib.progress import report
 from wsss_lib.scoring import (
     MEANS,
@@ -71,7 +72,7 @@ class StudyScores:
                 "stage": labels["stage"],
                 "seed": labels["seed"],
                 "learned from": labels.get("learned from", "image labels"),
-                "weights": f"{self.config.backbone.name}, {self.config.backbone.weights}",
+                "weights": self._weights(labels["stage"], labels.get("learned from", "")),
                 "inference": self._inference(labels["stage"]),
             }
             for place, (name, value) in enumerate(about.items()):
@@ -79,12 +80,28 @@ class StudyScores:
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
+    def _weights(self, stage: str, learned_from: str = "") -> str:
+        """Networks behind a stage and their initial weights, files by their names."""
+        config, segmentation = self.config, self.config.segmentation
+        named = [f"{config.backbone.name}, {Path(config.backbone.weights).name}"]
+        for network, involved, own in (
+            ("IRN", "IRN" in stage + learned_from, config.irn.backbone),
+            (segmentation.network, stage.startswith("segmentation"), segmentation.backbone),
+        ):
+            if involved and own:
+                weights = Path(own.weights).name
+                named.append(f"{network}: {own.name}, {weights} (trained on {own.trained_on})")
+        return "; ".join(named)
+
     def _inference(self, stage: str) -> str:
-        """Scales and flip of the forward passes behind a stage."""
+        """Scales, flip and fusion of the forward passes behind a stage."""
         segments = stage.startswith("segmentation")
         scales = self.config.segmentation.test_scales if segments else self.config.maps.scales
         flip = self.config.segmentation.test_flip if segments else self.config.maps.flip
-        return "scales " + " ".join(f"{s:g}" for s in scales) + (" + flip" if flip else "")
+        passes = "scales " + " ".join(f"{s:g}" for s in scales) + (" + flip" if flip else "")
+        if not segments:
+            return passes
+        return f"{passes}, {SEGMENTATION_NETWORKS[self.config.segmentation.network].fusion}"
 
     def sweep(self, artifact: Artifact) -> pd.DataFrame:
         """Summary metrics in % at every setting; on the scenes also the recall of each part."""

@@ -80,7 +80,7 @@ def affinity_transform(
 
 
 def segmentation_transform(
-    scale: tuple[float, float],
+    scale: Sequence[float],
     crop: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -89,8 +89,12 @@ def segmentation_transform(
 ) -> v2.Compose:
     """Augmentation of DeepLab training (Chen et al., PAMI 2018).
 
-    Scale ~ U[lo, hi] -> flip -> jitter -> normalise -> random crop: padding is the mean colour (0) in the
-    image and 255, not background, in the label. Other arguments as above.
+    Scale -> flip -> jitter -> normalise -> random crop: padding is the mean colour (0) in the image and 255,
+    not background, in the label.
+
+    Args:
+        scale: factors of the photo's size: any between the two given, or one of three or more.
+        Others as above.
 
     Returns:
         A callable from an image (3, H, W) uint8 and a tv_tensors.Mask (H, W) uint8 of class ids to tensors
@@ -101,7 +105,7 @@ def segmentation_transform(
     """
     return v2.Compose(
         [
-            RandomScale(*scale),
+            (RandomScale if len(scale) == 2 else ChosenScale)(*scale),
             *_flip(flip),
             *_jitter(jitter),
             *_normalise(mean, std),
@@ -144,6 +148,17 @@ class RandomScale(v2.Transform):
             plain = F.resize_image(plain, params["size"], v2.InterpolationMode.NEAREST_EXACT)
             return tv_tensors.wrap(plain[0], like=inpt)
         return F.resize(inpt, params["size"], v2.InterpolationMode.BICUBIC, antialias=True)
+
+
+class ChosenScale(RandomScale):
+    """Resize by one of `factors`, each as likely."""
+
+    def __init__(self, *factors: float):
+        super().__init__(min(factors), max(factors))
+        self.factors = factors
+
+    def factor(self, height: int, width: int) -> float:
+        return self.factors[torch.randint(len(self.factors), ()).item()]
 
 
 class RandomLongSide(RandomScale):

@@ -4,7 +4,11 @@ A backbone returns its *taps*, one feature map per stage of the network, shallow
 always in evaluation mode with frozen affine parameters, as in every system of the five papers.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -12,6 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from wsss_lib.models import resnet38
+from wsss_lib.models.caffe_resnet import CAFFE_MEAN, CAFFE_STD, caffe_resnet, from_deeplab_pytorch
+from wsss_lib.models.mxnet_params import read_params
 
 IMAGENET = "imagenet"
 RANDOM = "random"
@@ -78,9 +86,10 @@ def build_backbone(
     """Build a backbone by name.
 
     Args:
-        name: "tf_efficientnet_lite0" (the default of the project) or any timm model with `features_only`.
+        name: "tf_efficientnet_lite0" (the default of the project), a key of OWN_NETWORKS, or any timm model
+            with `features_only`.
         output_stride: pixels per cell of the deepest tap: 8, 16 or 32.
-        weights: "imagenet", "random", or the path of a .safetensors, .pth or .pt state dict.
+        weights: "imagenet", "random", or the path of a .safetensors, .pth, .pt or MXNet .params file.
         frozen_taps: the layers up to the tap of this number are not trained; 0 trains all. psa freezes
             ResNet-38 up to stride 2. It saves the costliest part of the backward pass.
 
@@ -89,7 +98,10 @@ def build_backbone(
         FileNotFoundError: no such weights file.
     """
     try:
-        net = timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=False)
+        if name in OWN_NETWORKS:
+            net = OWN_NETWORKS[name].build(output_stride=output_stride)
+        else:
+            net = timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=False)
     except Exception as error:  # timm raises many kinds, all of them about the name or the stride
         close = timm.list_models(f"*{name[:6]}*")[:5]
         raise ValueError(
@@ -137,10 +149,48 @@ def freeze(net: nn.Module, taps: Sequence[str]) -> None:
             parameter.requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A network that timm does not have.
+
+    build: output stride -> network with timm's `feature_info` and `pretrained_cfg`; rename: a file's tensors
+    -> the network's, by name; file: the weights to supply; md5: of that file, if it is an MXNet file.
+    """
+
+    build: Callable[..., nn.Module]
+    rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    file: str
+    md5: str = ""
+
+
+OWN_NETWORKS = {
+    "resnet38": OwnNetwork(
+        resnet38.ResNet38,
+        resnet38.from_published,
+        f"{resnet38.FILE} (md5 {resnet38.MD5}) or a .pth file of psa",
+        resnet38.MD5,
+    ),
+    # weights that went through Keras, whose batch norm has this eps
+    "resnet50_caffe": OwnNetwork(
+        functools.partial(caffe_resnet, "resnet50", eps=1e-3), dict, "He et al.'s under torchvision's names"
+    ),
+    "resnet101_caffe": OwnNetwork(
+        functools.partial(caffe_resnet, "resnet101", mean=CAFFE_MEAN, std=CAFFE_STD),
+        from_deeplab_pytorch,
+        "deeplab-pytorch's deeplabv1_resnet101-coco.pth (trained on ImageNet and MS-COCO masks)",
+    ),
+}
+
+
 def load_weights(net: nn.Module, name: str, weights: str | Path) -> None:
     """Load ImageNet or file weights into the feature extractor, classifier keys left aside."""
     if weights != IMAGENET:
-        state = read_state_dict(Path(weights))
+        state = read_weights(name, Path(weights))
+    elif name in OWN_NETWORKS:
+        raise ValueError(
+            f"ImageNet weights of {name} cannot be downloaded; give as `weights` the path of a file: "
+            f"{OWN_NETWORKS[name].file}."
+        )
     elif name in PACKAGED_WEIGHTS:
         state = PACKAGED_WEIGHTS[name]()
     else:
@@ -158,21 +208,57 @@ def load_weights(net: nn.Module, name: str, weights: str | Path) -> None:
         raise ValueError(
             f"Weights {weights} do not fit {name}: {len(missing)} of {len(wanted)} tensors missing "
             f"(first: {missing[:1]}), {len(unfit)} of another shape (first: {unfit[:1]}); "
-            "check that the file belongs to this network."
+            f"{remedy(name, 'check that the file belongs to this network')}."
         )
     net.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or torch file, without running any code in it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"No weights file at {path}; check the path.")
+def read_weights(name: str, path: Path) -> dict[str, Tensor]:
+    """Tensors of a file for network `name`, without running any code in it."""
+    own = OWN_NETWORKS.get(name)
+    require_file(name, path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return dict(torch.load(path, map_location="cpu", weights_only=True))  # not a lone tensor
+            state = load_file(path)
+        elif path.suffix == ".params":
+            state = read_params(path)
+        else:
+            state = dict(torch.load(path, map_location="cpu", weights_only=True))  # not a lone tensor
+        state = own.rename(state) if own else state
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights ({error}); download it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as weights ({error}); {remedy(name, 'download it again')}."
+        ) from error
+    if path.suffix == ".params" and own and (md5 := weights_digest(name, path, "md5")) != own.md5:
+        warnings.warn(
+            f"{path} has md5 {md5}, the published file {own.md5}; a damaged copy was once in use, so go on "
+            "only if you know where this one comes from.",
+            stacklevel=2,
+        )
+    return state
+
+
+def weights_digest(name: str, path: Path, algorithm: str = "sha256") -> str:
+    """Hash of a weights file of network `name`, computed once a process."""
+    require_file(name, path)
+    status = path.stat()
+    return _digest(path, algorithm, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, algorithm: str, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def require_file(name: str, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"No weights file at {path}; {remedy(name, 'check the path')}.")
+
+
+def remedy(name: str, otherwise: str) -> str:
+    """What to do about weights that cannot be used."""
+    return f"supply {OWN_NETWORKS[name].file}" if name in OWN_NETWORKS else otherwise
 
 
 def efficientnet_lite0_state() -> dict[str, Tensor]:

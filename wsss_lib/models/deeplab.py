@@ -1,17 +1,19 @@
-"""Segmentation networks trained on pseudo labels: a light DeepLab for laptops (after DeepLab-v3+)."""
+"""Segmentation networks trained on pseudo labels: their names, and a light DeepLab (after DeepLab-v3+)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_lib.losses import segmentation_loss
+from wsss_lib.losses import full_size_loss
 from wsss_lib.models.backbones import Backbone
+from wsss_lib.models.deeplab_v2 import DeepLabV2
+from wsss_lib.models.largefov import LargeFOV
 
 ATROUS_RATES = (1, 3, 6)  # of 3x3 convolutions on the stride-16 grid, whose crops are 8 to 20 cells wide
 
 
 class LightDeepLab(nn.Module):
-    """Summed atrous convolutions on the deepest tap, joined with the stride-8 tap.
+    """Summed atrous convolutions on the deepest tap, joined with the stride-8 tap; for laptops.
 
     Args:
         backbone: needs a tap of stride 8 beside the deepest.
@@ -20,6 +22,7 @@ class LightDeepLab(nn.Module):
     """
 
     stride = 8  # pixels per cell of the class maps
+    fusion = "mean of softmax"  # of the passes at test time
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int):
         super().__init__()
@@ -54,6 +57,7 @@ class LightDeepLab(nn.Module):
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> {"loss": scalar}."""
-        logits = F.interpolate(self.class_maps(batch["image"]), scale_factor=self.stride, mode="bilinear")
-        height, width = batch["mask"].shape[-2:]
-        return {"loss": segmentation_loss(logits[..., :height, :width], batch["mask"])}
+        return {"loss": full_size_loss(self.class_maps(batch["image"]), self.stride, batch["mask"])}
+
+
+SEGMENTATION_NETWORKS = {"light": LightDeepLab, "deeplab_v2": DeepLabV2, "largefov": LargeFOV}
