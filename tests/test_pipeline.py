@@ -64,8 +64,10 @@ def test_the_walked_maps_hold_a_background_per_alpha_and_the_present_classes(stu
         assert (np.diff(backgrounds, axis=0) <= 2e-3).all()  # a larger alpha, a weaker background
 
 
-def test_irn_is_another_refinement(study, chain):
+def test_irn_is_another_refinement(study, chain, folder):
     walked = study.refine(chain["CAM"], by="irn")
+    other = Study("smoke", cache=folder / "cache", overrides={"irn.walk.threshold": 0.4})
+    assert other.refine(chain["CAM"], by="irn") == walked  # the threshold comes after the walk
     labels = study.pseudo_labels(walked)
     table = study.scores([walked, labels])
     rows = table[(table["class"] == "all") & (table["metric"] == "mIoU")].set_index(["stage", "rule"])
