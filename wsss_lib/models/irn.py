@@ -58,6 +58,11 @@ class IRN(nn.Module):
         self.boundary = BoundaryBranch(*taps, boundary_width)
         self.displacement = DisplacementBranch(*taps, displacement_width)
 
+    def train(self, mode: bool = True) -> "IRN":
+        super().train(mode)
+        self.backbone.eval()  # frozen: no dropout either
+        return self
+
     def taps(self, images: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return self.backbone(images)[-5:]
