@@ -37,7 +37,7 @@ def test_the_classifier_is_psas(study):
         assert model.class_maps(crop).shape == (2, classes, 56, 56)
         loss = model.training_step({"image": crop, "label": torch.empty(2, classes)}, 0)["loss"]
     assert loss.shape == ()
-    assert model.dropout.p == 0.5
+    assert model.neck[-1].p == 0.5
     learnt = rates(model, config.optimiser)
     assert learnt["classifier.weight"] == (0.1, 5e-4)
     assert learnt["backbone.net.b3.conv_branch2a.weight"] == (0.01, 5e-4)

@@ -41,7 +41,7 @@ def test_the_loss_is_both_cross_entropies_by_weight(weight):
 
 @pytest.mark.parametrize("head_channels", [None, 7])
 def test_a_step_teaches_both_heads_and_the_features(head_channels):
-    model = SCCAM(tiny_backbone(), 3, 4, 5.0, head_channels).train()
+    model = SCCAM(tiny_backbone(), 3, 4, 5.0, head_channels=head_channels).train()
     losses = model.training_step(batch(), 0)
     losses["loss"].backward()
     for part in (model.classifier, model.sub_classifier, *model.neck[:-1]):
@@ -109,7 +109,10 @@ def test_a_round_takes_over_all_but_the_sub_category_head():
 
 def test_the_first_round_takes_over_what_fits_of_a_cam():
     cam = CAM(tiny_backbone(seed=0), 3)
-    plain, with_neck = SCCAM(tiny_backbone(seed=1), 3, 4, 5.0), SCCAM(tiny_backbone(seed=1), 3, 4, 5.0, 7)
+    plain, with_neck = (
+        SCCAM(tiny_backbone(seed=1), 3, 4, 5.0),
+        SCCAM(tiny_backbone(seed=1), 3, 4, 5.0, head_channels=7),
+    )
     for model in (plain, with_neck):
         model.start_from(cam.state_dict())
         torch.testing.assert_close(model.backbone.state_dict(), cam.backbone.state_dict())

@@ -70,13 +70,14 @@ def test_features_are_those_of_each_whole_photo(study, first):
     assert not np.allclose(found, study.features(None))  # the ImageNet backbone's
 
 
-def test_other_clusters_are_other_work_on_the_same_features(study, first, folder):
-    other = open_study(folder, **{"sc_cam.clusters": 1, "sc_cam.weight": 1.0})
+def test_other_clusters_are_other_work_on_the_same_features(study, first):
+    other = study.varied({"sc_cam.clusters": 1, "sc_cam.weight": 1.0})
+    assert other.config.scenes == study.config.scenes  # its overrides stay
     assert other.sub_categories(0, 1) != study.sub_categories(0, 1)
     assert other.image_features(other.classifier("cam", 0)) == study.image_features(
         study.classifier("cam", 0)
     )
-    heavier = open_study(folder, **{"sc_cam.weight": 1.0})
+    heavier = study.varied({"sc_cam.weight": 1.0})
     assert heavier.sub_categories(0, 1) == study.sub_categories(0, 1)
 
 

@@ -18,7 +18,8 @@ METHODS: dict[str, Callable[[Backbone, int, Config], nn.Module]] = {
         classes,
         config.sc_cam.clusters,
         config.sc_cam.weight,
-        config.sc_cam.training.head_channels,
-        config.sc_cam.training.dropout,
+        dropout=config.sc_cam.training.dropout,
+        xavier=config.sc_cam.training.xavier,
+        head_channels=config.sc_cam.training.head_channels,
     ),
 }

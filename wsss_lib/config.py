@@ -113,12 +113,11 @@ class CAMClassifier(Classifier):
     xavier: bool = False  # initial weights of the last layer; torch's if off
 
 
-class SubCategoryTraining(Classifier):
+class SubCategoryTraining(CAMClassifier):
     """How a round of SC-CAM trains its network."""
 
     start: Literal["imagenet", "previous"]  # weights that a round starts from; the sub-category head is new
     head_channels: PositiveInt | None  # of a 3x3 convolution before the pooling; None: no such layer
-    dropout: Annotated[float, Field(ge=0, lt=1)]  # of whole channels, before the pooling
 
 
 class SubCategories(Section):

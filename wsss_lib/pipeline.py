@@ -69,6 +69,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         cache: str | Path = "cache",
         results: str | Path = "results",
     ):
+        self._arguments = {name: value for name, value in locals().items() if name != "self"}
         if (root is None) != (dataset == SCENES):
             raise ValueError(
                 f"Dataset {dataset!r} with root {root}: the scenes need no root, every other dataset needs "
@@ -97,6 +98,11 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         self._root, self._classes = root, classes
         self._labels = labels if labels in ("masks", "xml", "none") else under_root(labels)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def varied(self, overrides: Mapping[str, Any]) -> "Study":
+        """The same study with further overrides, on the same cache: for sweeps and ablations."""
+        both = {**(self._arguments["overrides"] or {}), **overrides}
+        return Study(**{**self._arguments, "overrides": both})
 
     def _labelled(self, split: str) -> VOCDataset:
         data = self.data.dataset(split)

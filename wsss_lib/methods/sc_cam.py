@@ -9,7 +9,7 @@ the *parent* head are the result; clustering and training take turns for a few r
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_lib.losses import classification_loss, global_average_pool
 from wsss_lib.models.activation import ActivationNet
@@ -31,40 +31,22 @@ def joint_loss(
 
 
 class SCCAM(ActivationNet):
-    """A parent head H_p and a sub-category head H_s on the same features.
+    """A parent head H_p and a sub-category head H_s on the same features f = E(I).
 
     Args:
-        backbone: the deepest tap is classified.
-        num_classes: foreground classes C.
+        backbone, num_classes: as in `ActivationNet`.
         clusters: sub-categories K of each class; output c * K + k of H_s is sub-category k of class c.
         weight: lambda of equation 3.3.
-        head_channels: channels of a 3x3 convolution before both heads (512 in the thesis, none in the
-            released code).
-        dropout: probability that a channel of the features is dropped in training (0.5 in the released
-            code; the thesis names none).
+        options: `dropout`, `xavier` and `head_channels` of `ActivationNet`. The thesis has a 3x3 convolution
+            of 512 channels; the released code has none, dropout 0.5 and Xavier's initial weights.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        clusters: int,
-        weight: float,
-        head_channels: int | None = None,
-        dropout: float = 0.0,
+        self, backbone: Backbone, num_classes: int, clusters: int, weight: float, **options: float | None
     ):
-        channels = head_channels or backbone.channels[-1]
-        super().__init__(backbone, num_classes, channels)
+        super().__init__(backbone, num_classes, **options)
         self.weight = weight
-        adapt = [nn.Conv2d(backbone.channels[-1], channels, 3, padding=1), nn.ReLU()] if head_channels else []
-        self.neck = nn.Sequential(*adapt, nn.Dropout2d(dropout))
-        self.sub_classifier = nn.Conv2d(channels, num_classes * clusters, kernel_size=1, bias=False)
-        for head in (self.classifier, self.sub_classifier):
-            nn.init.xavier_uniform_(head.weight)
-
-    def features(self, images: Tensor) -> Tensor:
-        """f = E(I): (B, 3, H, W) -> (B, D, h, w); pooled, they are clustered and classified."""
-        return self.neck(super().features(images))
+        self.sub_classifier = self.head(num_classes * clusters)
 
     def sub_category_maps(self, images: Tensor) -> Tensor:
         """Equation 3.1 with the weights of H_s: (B, 3, H, W) -> (B, C * K, h, w)."""
