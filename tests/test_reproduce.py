@@ -49,7 +49,7 @@ def test_runs_skips_and_runs_again_after_a_change(root, run, capfd):
     executed = nbformat.read(folder / "01_first.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text.startswith("quick 1")
     assert "quick 1" in (folder / "01_first.html").read_text()
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.glob("[!.]*")} == {
         "01_first.ipynb",
         "01_first.html",
         "01_first.stamp.json",
@@ -124,7 +124,7 @@ def test_interrupt_ends_with_130_and_leaves_no_running_notebook(root):
     process.send_signal(signal.SIGINT)
     assert "interrupted" in process.communicate(timeout=30)[0]
     assert process.returncode == 130
-    assert list((root / "results/scenes/quick/notebooks").iterdir()) == []
+    assert list((root / "results/scenes/quick/notebooks").glob("[!.]*")) == []
 
 
 @pytest.mark.parametrize(

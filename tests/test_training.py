@@ -268,7 +268,7 @@ def test_killed_after_the_last_epoch_only_the_weights_are_written(tmp_path, unin
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("wsss_lib.training.save_file", killed)
+        patch.setattr("wsss_lib.training.save", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     again = Pictures()

@@ -2,7 +2,8 @@
 
 A stage's key is the hash of its name, version, configuration and the keys of its inputs. Work goes on in
 `<key>.partial/`, where checkpoints and finished images let a killed run resume, and is renamed to
-`<key>/` when done, under a lock. Every finished folder holds `provenance.json`.
+`<key>/` when done, under a lock that a second run waits for. Every finished folder holds `provenance.json`,
+written last.
 
 Of several processes started by a launcher the main one does the work, and the others wait for its folder;
 they join it only where the work is training.
@@ -10,6 +11,7 @@ they join it only where the work is training.
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -23,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
+from wsss_lib.atomic import remove_leftovers, save_atomically
+from wsss_lib.locking import locked
 from wsss_lib.processes import is_main, launched, main_says, wait_for
 
 PROVENANCE = "provenance.json"
+CLOCK = "seconds.txt"  # of the sessions before this one; its date is the start of this one
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -64,8 +68,18 @@ class Artifact:
         return self.path / name
 
     def provenance(self) -> dict[str, Any]:
-        """Stage, configuration, inputs, libraries, commit, device, seconds."""
-        return json.loads((self.path / PROVENANCE).read_text())
+        """Stage, configuration, inputs, libraries, commit, device, seconds.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            return json.loads(self.file(PROVENANCE).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.file(PROVENANCE)} is missing or damaged ({error}); delete it, and the next run writes "
+                "it anew and keeps the other files."
+            ) from error
 
 
 class Cache:
@@ -95,6 +109,9 @@ class Cache:
             inputs: keys of the artifacts and data that `work` reads.
             work: fills the folder it is given; may find there what a killed run left.
             trains: `work` calls `training.train`, which all launched processes enter together.
+
+        Raises:
+            OSError: the folder cannot be written.
         """
         description = {"stage": stage, "version": version, "config": config, "inputs": list(inputs)}
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
@@ -104,32 +121,49 @@ class Cache:
         if not (main_says(missing) if trains else missing):
             return artifact
         partial = done.with_name(f"{key}.partial")
-        try:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"The cache {self.root} cannot be written ({error}); give another `cache` folder."
-            ) from error
         if not is_main():
             if trains:
                 work(partial)
             wait_for(done / PROVENANCE)
             return artifact
-        with FileLock(done.with_name(f"{key}.lock")):
+        with locked(done.with_name(f"{key}.lock"), title):
             if (done / PROVENANCE).is_file():  # another process made it while this one waited
                 if trains and launched() > 1:
                     raise RuntimeError(f"Another study finished {title} meanwhile; start this one again.")
                 return artifact
-            resumed = partial.is_dir()
-            partial.mkdir(exist_ok=True)
-            start = time.monotonic()
-            work(partial)
-            seconds = time.monotonic() - start
-            record = description | {"key": key, "title": title, "labels": dict(labels), "resumed": resumed}
-            record |= {"seconds": round(seconds, 1)} | environment()
-            (partial / PROVENANCE).write_text(json.dumps(record, indent=1))
-            os.replace(partial, done)
+            if done.is_dir() and not partial.is_dir():  # somebody took its provenance away
+                os.replace(done, partial)
+            record = description | {"key": key, "title": title, "labels": dict(labels)}
+            record |= timed(work, partial) | environment()
+            save_atomically(lambda path: path.write_text(json.dumps(record, indent=1)), partial / PROVENANCE)
+            (partial / CLOCK).unlink()
+            remove_leftovers(partial)
+            try:
+                os.replace(partial, done)
+            except OSError as error:
+                raise OSError(
+                    f"{partial} is finished but cannot be renamed to {key} ({error.strerror}); remove what "
+                    "is in the way and run again."
+                ) from error
         return artifact
+
+
+def timed(work: Callable[[Path], None], folder: Path) -> dict[str, Any]:
+    """Do `work(folder)`; returns whether killed sessions had begun it, and the seconds of all sessions.
+
+    A killed session counts up to the last file it wrote. The seconds are None where one was not measured.
+    """
+    resumed, clock = any(folder.glob("[!.]*")), folder / CLOCK
+    before = math.nan if resumed else 0.0
+    if clock.is_file():
+        dates = [path.stat().st_mtime for path in folder.rglob("[!.]*")]
+        before = float(clock.read_text()) + max(dates) - clock.stat().st_mtime
+    folder.mkdir(exist_ok=True)
+    save_atomically(lambda path: path.write_text(str(before)), clock)
+    start = time.monotonic()
+    work(folder)
+    seconds = before + time.monotonic() - start
+    return {"resumed": resumed, "seconds": None if math.isnan(seconds) else round(seconds, 1)}
 
 
 def environment() -> dict[str, Any]:

@@ -145,15 +145,17 @@ def write_maps(
 
     compute: (images (B, 3, H, W) uint8 on `device`, their ids) -> one ScoreMaps per photo; B <= `batch`.
     """
-    todo = [id for id in data.ids if not (out / f"{id}.npz").exists()]
-    groups = batches_of_one_size(todo, [data.image_size(id) for id in todo], batch)
+    todo = {id for id in data.ids if not (out / f"{id}.npz").exists()}
+    groups = batches_of_one_size(data.ids, [data.image_size(id) for id in data.ids], batch)
 
     def written() -> Iterator[str]:
-        for ids in groups:
+        # whole groups, also where some are there: a photo's last digits depend on those beside it
+        for ids in (ids for ids in groups if todo & set(ids)):
             images = torch.stack([photo_tensor(data, id).as_subclass(Tensor) for id in ids])
             for id, maps in zip(ids, compute(images.to(device), ids), strict=True):
-                save_atomically(maps.save, out / f"{id}.npz")
-                yield id
+                if id in todo:
+                    save_atomically(maps.save, out / f"{id}.npz")
+                    yield id
 
     for _ in report(written(), title, unit="photo", total=len(data), initial=len(data) - len(todo)):
         pass

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from wsss_lib.atomic import save_atomically
 from wsss_lib.crf import background_score, dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.data.photos import read_image
 from wsss_lib.data.score_maps import ScoreMaps, save_mask
 from wsss_lib.data.voc import IGNORE
+from wsss_lib.pools import pool
 from wsss_lib.progress import report
 
 
@@ -121,7 +122,7 @@ def over_processes(work: Callable[..., None], jobs: Sequence[tuple], processes: 
     """
     todo: Iterable[tuple] = [job for job in jobs if not job[-1].exists()]
     calls = (delayed(_unless_done)(work, job) for job in todo)
-    results = Parallel(n_jobs=processes, return_as="generator_unordered")(calls)
+    results = pool(processes, return_as="generator_unordered")(calls)
     for _ in report(results, title, unit="photo", total=len(jobs), initial=len(jobs) - len(todo)):
         pass
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
-from wsss_lib.atomic import save_atomically
+from wsss_lib.atomic import remove_leftovers, save_atomically, unwritable
 from wsss_lib.config import load_config
+from wsss_lib.locking import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 Parameters = dict[str, Any]
@@ -122,7 +123,7 @@ def fingerprint(notebook: Path, parameters: Parameters) -> str:
 def up_to_date(notebook: Path, stamp: str, folder: Path) -> bool:
     """Whether the notebook's outputs are in `folder` and were made under the fingerprint `stamp`."""
     outputs = [folder / (notebook.stem + end) for end in (".ipynb", ".html", ".stamp.json")]
-    return all(path.is_file() for path in outputs) and json.loads(outputs[-1].read_text())["sha256"] == stamp
+    return all(path.is_file() for path in outputs) and f'"{stamp}"' in outputs[-1].read_text()
 
 
 def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) -> None:
@@ -130,12 +131,12 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
 
     Raises:
         NotebookError: it failed; `<name>.failed.ipynb` holds what was done, an earlier success is removed.
+        OSError: `folder` cannot be written.
     """
     import nbconvert
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    folder.mkdir(parents=True, exist_ok=True)
     running, failed, success, html, stamp_file = (
         folder / (notebook.stem + end)
         for end in (".running.ipynb", ".failed.ipynb", ".ipynb", ".html", ".stamp.json")
@@ -153,6 +154,7 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
             stderr_file=sys.stderr,
         )
         page, _ = nbconvert.HTMLExporter().from_filename(str(running))
+        stamp_file.unlink(missing_ok=True)  # first: killed from here on, the notebook counts as not run
         os.replace(running, success)
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         for stale in (success, html, stamp_file):
@@ -161,8 +163,12 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
         where, what = "", str(error)
         if isinstance(error, papermill.PapermillExecutionError):
             where, what = f" in cell [{error.exec_count}]", f"{error.ename}: {error.evalue}"
-        reason = what.strip().partition("\n")[0]
+        lines = what.strip().splitlines()
+        # a loader process hands its whole traceback on as the message
+        reason = lines[-1 if any(line.startswith("Traceback") for line in lines) else 0]
         raise NotebookError(f"{notebook.stem} failed{where}: {reason} (see {_shown(failed)})") from error
+    except OSError as error:
+        raise unwritable(running, error) from error
     finally:
         running.unlink(missing_ok=True)
     save_atomically(lambda path: path.write_text(page, encoding="utf-8"), html)
@@ -173,7 +179,14 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 after Ctrl-C."""
-    options = _parser().parse_args(argv)
+    try:
+        return _reproduce(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        print("\nreproduce: interrupted; run the same command again to go on", flush=True)
+        return 130
+
+
+def _reproduce(options: argparse.Namespace) -> int:
     preset = _shown(_path(options.preset)) if options.preset.endswith(".yaml") else options.preset
     always = {"preset": preset, "dataset": options.dataset, "results": _shown(options.results)}
     asked = {
@@ -196,27 +209,26 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["WSSS_PROGRESS"] = "plain"
     os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # so that python3 means this one
     study = options.results / options.dataset / Path(options.preset).stem
+    remove_leftovers(study, untouched=60)
     failures = []
     for number, (notebook, parameters) in enumerate(plan.items(), start=1):
         label = f"[{number}/{len(plan)}] {notebook.stem}"
         stamp = fingerprint(notebook, parameters)  # taken before the run: an edit during it is a change
-        if not options.force and up_to_date(notebook, stamp, study / "notebooks"):
-            print(f"{label}: up to date", flush=True)
-            continue
-        print(f"{label}: running", flush=True)
         started = time.monotonic()
         try:
-            execute(notebook, parameters, stamp, study / "notebooks")
+            with locked(study / "notebooks" / f".{notebook.stem}.lock", label):
+                if not options.force and up_to_date(notebook, stamp, study / "notebooks"):
+                    print(f"{label}: up to date", flush=True)
+                    continue
+                print(f"{label}: running", flush=True)
+                execute(notebook, parameters, stamp, study / "notebooks")
             print(f"{label}: done in {time.monotonic() - started:.0f} s", flush=True)
-        except NotebookError as error:
+        except (NotebookError, OSError) as error:
             failures.append(error)
             print(f"{label}: failed after {time.monotonic() - started:.0f} s", flush=True)
-        except KeyboardInterrupt:
-            print(f"\n{label}: interrupted; run the same command again to go on", flush=True)
-            return 130
 
     for name, pattern in (("notebooks", "*.html"), ("tables", "*.csv"), ("figures", "*.png")):
-        files = list((study / name).glob(pattern))
+        files = list((study / name).glob(f"[!.]{pattern}"))
         print(f"{name + ':':<10} {_shown(study / name)} ({len(files)} {pattern})")
     for error in failures:
         print(f"reproduce: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wsss_lib.atomic import save_atomically
 from wsss_lib.cache import Artifact
 from wsss_lib.metrics import summary
 from wsss_lib.models.deeplab import SEGMENTATION_NETWORKS
@@ -46,7 +47,7 @@ class StudyScores:
                 predict, report(ids, title, unit="photo", total=len(ids)), data.mask,
                 self.data.parts if self.data.has_parts else None,
             )  # fmt: skip
-            np.savez_compressed(out / "confusions.npz", **totals)
+            save_atomically(lambda path: np.savez_compressed(path, **totals), out / "confusions.npz")
 
         scored = self._stage(
             "scores", 1, {"settings": [settings.name, settings.values.tolist()], "photos": ids},

@@ -12,16 +12,19 @@ batch norm and means over the pixels or pairs that count are of each process's o
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from wsss_lib.atomic import save_atomically
 from wsss_lib.config import Optimiser, Schedule
+from wsss_lib.processes import is_main, main_says
 from wsss_lib.progress import report
 
 CHECKPOINT, WEIGHTS, HISTORY = "checkpoint.pt", "model.safetensors", "history.csv"
@@ -106,15 +109,19 @@ def train(
 ) -> None:
     """Train `model` and leave model.safetensors and history.csv (epoch, each loss, lr) in `out`.
 
-    After every epoch a checkpoint is written to `out`; called again, training goes on from it. Of several
-    processes all call this, with one folder `out`, and the main one writes.
+    After every epoch a checkpoint is written to `out`; called again, training goes on from it, and what is
+    trained is left as it is. Of several processes all call this, with one folder `out`, and the main one writes.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
-        ValueError: no examples, or a batch that the processes cannot share evenly.
+        ValueError: no examples, a damaged checkpoint, or a batch that the processes cannot share evenly.
     """
     if not len(examples):
         raise ValueError(f"{title}: there is no photo to train on; check the list and the classes.")
+    if main_says((out / WEIGHTS).is_file() and (out / HISTORY).is_file()):  # killed after the last epoch
+        if is_main():
+            (out / CHECKPOINT).unlink(missing_ok=True)
+        return
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else each process on a CPU would be a run of its own
         mixed_precision=precision,
@@ -135,7 +142,7 @@ def train(
     history: list[dict[str, float]] = []
     start = 0
     if (out / CHECKPOINT).is_file():
-        state = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
+        state = load_checkpoint(out / CHECKPOINT)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         history, start = state["history"], state["epoch"]
@@ -182,16 +189,12 @@ def train(
         )
         if main:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            save_atomically(
-                lambda path, state=state: torch.save(
-                    {**state, "history": history, "epoch": len(history)}, path
-                ),
-                out / CHECKPOINT,
-            )
+            state |= {"history": history, "epoch": len(history)}
+            save_atomically(lambda path, state=state: save_checkpoint(state, path), out / CHECKPOINT)
     accelerator.wait_for_everyone()  # all have read the checkpoint
     if main:
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_atomically(lambda path: save_file(weights, path), out / WEIGHTS)
+        save_atomically(lambda path: path.write_bytes(save(weights)), out / WEIGHTS)
         save_atomically(lambda path: pd.DataFrame(history).to_csv(path, index=False), out / HISTORY)
         (out / CHECKPOINT).unlink()
     accelerator.wait_for_everyone()  # nobody leaves before the weights are there
@@ -210,5 +213,29 @@ class Stepper(nn.Module):
 
 def load_trained(model: nn.Module, folder: Path) -> nn.Module:
     """Fill `model` with the weights that `train` left in `folder`; returned in evaluation mode."""
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder / WEIGHTS} is missing or damaged ({error}); delete its folder, and the next run trains "
+            "it again."
+        ) from error
+    model.load_state_dict(weights)
     return model.eval()
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Through Python's own file, whose error on a full disk is an OSError; torch's would be no sentence."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises ValueError for a damaged file, naming it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged ({str(error).partition(chr(10))[0]}); delete it, and the next run trains "
+            "from the start."
+        ) from error

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from pycocotools.coco import COCO
 
 from wsss_lib.atomic import save_atomically
 from wsss_lib.data.layout import link_photo, list_path, write_lines
 from wsss_lib.data.score_maps import save_mask
+from wsss_lib.pools import pool
 from wsss_lib.progress import report
 
 FOLDERS = {"train": "train2014", "val": "val2014"}
@@ -105,7 +106,7 @@ def _write_masks(images, objects, class_ids, folder: Path, processes: int, title
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{Path(image['file_name']).stem}.png" for image in images]
     todo = [(image, file) for image, file in zip(images, files, strict=True) if not file.exists()]
-    written = Parallel(n_jobs=processes, return_as="generator_unordered")(
+    written = pool(processes, return_as="generator_unordered")(
         delayed(_write_mask)(image, objects[image["id"]], class_ids, file) for image, file in todo
     )
     for _ in report(written, title, unit="photo", total=len(images), initial=len(images) - len(todo)):

@@ -31,12 +31,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from PIL import Image
 
 from wsss_lib.atomic import save_atomically
 from wsss_lib.data.scene_composition import CLASSES, Scene, SceneObject, draw_scene
 from wsss_lib.data.score_maps import save_mask
+from wsss_lib.pools import pool
 
 __all__ = ["CLASSES", "Scene", "SceneObject", "draw_scene", "generate_scenes", "object_traits"]
 
@@ -99,7 +100,7 @@ def generate_scenes(
         for index, name in enumerate(names)
         if not all((root / folder / (name + suffix)).exists() for folder, suffix in FOLDERS.items())
     ]
-    Parallel(n_jobs=processes)(
+    pool(processes)(
         delayed(_write_scene)(root, seed, split, index, tuple(image_size)) for split, index in missing
     )
     lists = {f"ImageSets/Segmentation/{split}.txt": names for split, names in ids.items()}

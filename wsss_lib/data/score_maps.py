@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss_lib.data.photos import open_image
 from wsss_lib.resampling import to_pixels
+
+AGAIN = "delete its folder, and the next run computes it again."
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,15 @@ class ScoreMaps:
 
     @staticmethod
     def load(path: Path) -> "ScoreMaps":
-        """Raises ValueError for a damaged file, naming it."""
+        """Raises FileNotFoundError or ValueError for a missing or damaged file, naming it."""
         try:
             with np.load(path, allow_pickle=False) as f:
                 height, width = f["size"].tolist()
                 return ScoreMaps(f["classes"].astype(int), f["maps"], (height, width), int(f["stride"]))
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path} is missing; {AGAIN}") from error
         except Exception as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete its folder, and the next run computes it again."
-            ) from error
+            raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from error
 
 
 @cache
@@ -73,6 +72,11 @@ def save_mask(mask: np.ndarray, path: Path) -> None:
 
 
 def load_mask(path: Path) -> np.ndarray:
-    """Palette PNG -> (H, W) uint8 class ids."""
-    with open_image(path) as image:
-        return np.array(image)
+    """Palette PNG -> (H, W) uint8 class ids; errors as of `ScoreMaps.load`."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing; {AGAIN}") from error
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on damaged PNG
+        raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from error

@@ -129,13 +129,7 @@ class VOCDataset:
             FileNotFoundError: the image has no mask.
             ValueError: the mask is no index image, holds an id beyond the classes, or differs in size.
         """
-        mask = self._read_mask(id)
-        if mask.shape != (size := self.image_size(id)):
-            raise ValueError(
-                f"The mask {self.mask_path(id)} is {mask.shape} (H, W) while its photo is {size}; "
-                "scale one to the other (masks by nearest neighbour)."
-            )
-        return self._remap[mask]
+        return self._remap[self._read_mask(id)]
 
     def label(self, id: str) -> np.ndarray:
         """(C,) float32 multi-hot label."""
@@ -187,6 +181,11 @@ class VOCDataset:
             raise ValueError(
                 f"The mask {path} holds id {largest}, but there are {len(self._known)} classes; use ids "
                 f"0..{len(self._known)} and 255, or list all classes in {self.root / 'classes.txt'}."
+            )
+        if mask.shape != (size := self.image_size(id)):
+            raise ValueError(
+                f"The mask {path} is {mask.shape} (H, W) while its photo is {size}; scale one to the other "
+                "(masks by nearest neighbour)."
             )
         return mask
 
