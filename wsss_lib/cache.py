@@ -77,8 +77,8 @@ class Artifact:
             return json.loads(self.file(PROVENANCE).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{self.file(PROVENANCE)} is missing or damaged ({error}); delete it, and the next run writes "
-                "it anew and keeps the other files."
+                f"{self.file(PROVENANCE)} is missing or damaged ({error}); delete it, and the next run "
+                "writes it anew and keeps the other files."
             ) from error
 
 

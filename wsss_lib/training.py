@@ -110,7 +110,8 @@ def train(
     """Train `model` and leave model.safetensors and history.csv (epoch, each loss, lr) in `out`.
 
     After every epoch a checkpoint is written to `out`; called again, training goes on from it, and what is
-    trained is left as it is. Of several processes all call this, with one folder `out`, and the main one writes.
+    trained is left as it is. Of several processes all call this, with one folder `out`, and the main one
+    writes.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
