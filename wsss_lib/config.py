@@ -111,13 +111,53 @@ class Classifier(Schedule):
 class CAMClassifier(Classifier):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of whole channels, before the pooling
     xavier: bool = False  # initial weights of the last layer; torch's if off
+    head_channels: PositiveInt | None = None  # of a 3x3 convolution before the pooling; None: no such layer
+
+
+class MixupObjective(Section):
+    """Mixup-CAM's losses; the last five are what the paper leaves open (methods/mixup_cam.py)."""
+
+    alpha: Positive  # of Beta(alpha, alpha), which the share of each photo in a mixture is drawn from
+    lambda_ent: NonNegative  # weight of the entropy; 0 switches it off
+    lambda_con: NonNegative  # weight of the concentration, in cells of stride 8; 0 switches it off
+    lambda_per: Literal["batch", "photo"]
+    entropy_of: Literal["places", "photo"]
+    entropy_maximum: Literal["photo", "place"]
+    concentration_weights: Literal["equal", "label"]
+    concentration_reduction: Literal["sum", "mean"]
+
+
+class MixupSweeps(Section):
+    """Values of the sensitivity curves, each with the others as in `mixup_cam`."""
+
+    alpha: Annotated[tuple[Positive, ...], Field(min_length=1)]  # of mixing alone, both lambdas 0
+    lambda_ent: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    lambda_con: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+class MixupCAM(MixupObjective):
+    """Mixup-CAM: a classifier of mixed photos, trained as the baseline is unless a variant is named."""
+
+    sweeps: MixupSweeps
+    variant: str | None  # of `variants`; None: as section `classifier`, so that only the losses differ
+    variants: dict[str, CAMClassifier]
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        return self.model_dump(include=set(MixupObjective.model_fields))
+
+    @model_validator(mode="after")
+    def variant_is_known(self) -> "MixupCAM":
+        if self.variant is not None and self.variant not in self.variants:
+            raise ValueError(f"variant {self.variant!r} must be null or one of {list(self.variants)}")
+        return self
 
 
 class SubCategoryTraining(CAMClassifier):
     """How a round of SC-CAM trains its network."""
 
     start: Literal["imagenet", "previous"]  # weights that a round starts from; the sub-category head is new
-    head_channels: PositiveInt | None  # of a 3x3 convolution before the pooling; None: no such layer
+    head_channels: PositiveInt | None  # no default: part of the key
 
 
 class SubCategories(Section):
@@ -260,6 +300,7 @@ class Config(Section):
     scenes: Scenes
     backbone: BackboneConfig
     classifier: CAMClassifier
+    mixup_cam: MixupCAM
     sc_cam: SubCategories
     maps: ResponseMaps
     affinity: Affinity
@@ -278,6 +319,11 @@ class Config(Section):
     def backbone_of(self, section: Section | None = None) -> BackboneConfig:
         """A section's own backbone if it has one, otherwise the classifier's."""
         return getattr(section, "backbone", None) or self.backbone
+
+    def training_of(self, method: str) -> CAMClassifier:
+        """How the classifier of "cam" or "mixup_cam" is trained."""
+        variant = self.mixup_cam.variant if method == "mixup_cam" else None
+        return self.classifier if variant is None else self.mixup_cam.variants[variant]
 
     @model_validator(mode="after")
     def irn_threshold_is_swept(self) -> "Config":

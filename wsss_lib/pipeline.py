@@ -138,7 +138,8 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         """
         if method == "sc_cam":
             return self.sub_category_classifier(seed, self.config.sc_cam.rounds if rounds is None else rounds)
-        config, data = self.config.classifier, self._labelled("train")
+        config, data = self.config.training_of(method), self._labelled("train")
+        own = self.config.mixup_cam.objective if method == "mixup_cam" else {}
 
         def work(out: Path) -> None:
             model = self._classifier_net(method, seed)
@@ -147,7 +148,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
 
         title = f"{method} classifier, seed {seed}"
         return self._stage(
-            "classifier", 1, {"method": method, "seed": seed, **self._net_config(config)},
+            "classifier", 1, {"method": method, "seed": seed, **own, **self._net_config(config)},
             [data.fingerprint()], work, title, {"method": method, "seed": seed}, trains=True,
         )  # fmt: skip
 
