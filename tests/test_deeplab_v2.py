@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tiny_backbone import tiny_backbone
 from torch.nn import functional as F
 
 from wsss_lib.config import Optimiser
 from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.backbones import RANDOM, build_backbone
-from wsss_lib.models.deeplab_v2 import DeepLabV2, mask_on_cells, strongest
+from wsss_lib.models.deeplab_v2 import DeepLabV2, strongest
+from wsss_lib.resampling import labels_on_cells
 from wsss_lib.training import build_optimiser
 
 PAPER = Optimiser(
@@ -102,26 +102,6 @@ def test_where_cells_are_whole_the_maximum_is_that_of_the_released_code():
     torch.testing.assert_close(model.class_maps(images), expected)
 
 
-def test_labels_are_taken_at_the_centres_of_cells():
-    mask = torch.arange(41 * 54).reshape(1, 41, 54)
-    found = mask_on_cells(mask, (3, 4), (8 * 41 / 21, 8 * 54 / 27))[0]
-    for i in range(3):
-        for j in range(4):
-            y, x = min(int((i + 0.5) * 8 * 41 / 21), 40), min(int((j + 0.5) * 16), 53)
-            assert found[i, j] == mask[0, y, x]
-
-
-@pytest.mark.parametrize("grid", [(8, 12), (4, 6), (16, 4)])
-def test_where_cells_are_whole_labels_are_those_of_pil(grid):
-    """Neither torch's "nearest", which shifts them, nor (H, W) where PIL wants (W, H)."""
-    mask = np.random.default_rng(0).integers(0, 21, (64, 96), np.uint8)
-    expected = np.array(Image.fromarray(mask).resize(grid[::-1], Image.NEAREST))
-    found = mask_on_cells(torch.from_numpy(mask)[None], grid, (64 / grid[0], 96 / grid[1]))[0]
-    np.testing.assert_array_equal(found, expected)
-    shifted = F.interpolate(torch.from_numpy(mask)[None, None].float(), grid)[0, 0]
-    assert not np.array_equal(shifted, expected)
-
-
 def test_the_loss_is_the_sum_of_four_cross_entropies():
     model, images, mask = tiny()
     scales = model.scales(images)
@@ -188,4 +168,4 @@ def test_four_photos_are_learnt_and_then_segmented():
     assert losses[-1] < 0.9 * losses[0]
     with torch.no_grad():
         logits = model.eval().class_maps(images)
-    assert segmentation_loss(logits, mask_on_cells(mask, (4, 4), (8, 8))) < 0.8 * np.log(3)
+    assert segmentation_loss(logits, labels_on_cells(mask, (4, 4), (8, 8))) < 0.8 * np.log(3)

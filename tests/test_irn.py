@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tiny_backbone import tiny_backbone
 from torch import nn
 from torch.nn import functional as F
@@ -16,8 +15,9 @@ from wsss_lib.config import IRNWalk, Optimiser
 from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.irn_walk import boundary_walk, normalised, write_boundary_walk
 from wsss_lib.models.backbones import build_backbone, undilate
-from wsss_lib.models.irn import IRN, cell_labels, displacement_loss, irn_loss, path_affinity, path_cells
+from wsss_lib.models.irn import IRN, displacement_loss, irn_loss, path_affinity, path_cells
 from wsss_lib.random_walk import neighbour_offsets
+from wsss_lib.resampling import labels_on_cells
 from wsss_lib.training import build_optimiser
 
 TAPS = (2, 4, 8, 16, 16)
@@ -109,19 +109,6 @@ def test_affinity_gradient_equals_finite_differences():
 
 
 # labels and losses
-
-
-@pytest.mark.parametrize("size", [(16, 24), (4, 8)])
-def test_cell_labels_are_pillows_nearest(size):
-    mask = np.random.default_rng(0).integers(0, 21, size).astype(np.uint8)
-    expected = Image.fromarray(mask).resize((size[1] // 4, size[0] // 4), Image.NEAREST)
-    np.testing.assert_array_equal(cell_labels(torch.from_numpy(mask)[None])[0], np.array(expected))
-
-
-def test_cells_cut_by_the_border_have_a_label():
-    mask = torch.arange(7 * 9).reshape(1, 7, 9)
-    assert cell_labels(mask).tolist() == [[[20, 24, 26], [56, 60, 62]]]
-    assert cell_labels(mask.byte()).dtype == torch.int64
 
 
 def irn_loss_by_loop(affinity, displacement, labels, offsets, psa_compat):
@@ -336,7 +323,7 @@ def test_training_steps_learn_the_labels_of_four_pictures():
     assert history[-1]["displacement foreground"] < 0.7 * history[0]["displacement foreground"]
     with torch.no_grad():
         boundary = model.eval().class_maps(images).sigmoid()[:, 0]
-    labels = cell_labels(batch["mask"])
+    labels = labels_on_cells(batch["mask"], boundary.shape[-2:], (4, 4))
     rim = F.max_pool2d(labels.float(), 3, 1, 1) != -F.max_pool2d(-labels.float(), 3, 1, 1)
     assert boundary[rim].mean() > 1.2 * boundary[~rim].mean()
 

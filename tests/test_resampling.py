@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix, to_pixels
+from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix, labels_on_cells, to_pixels
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
@@ -55,3 +56,30 @@ def test_interpolate_is_separable_and_both_kinds_of_arrays_agree():
 def test_no_maps_stay_no_maps():
     assert to_pixels(np.zeros((0, 2, 3), np.float32), 4, (7, 9)).shape == (0, 7, 9)
     assert to_pixels(torch.zeros(0, 2, 3), 4, (7, 9)).shape == (0, 7, 9)
+
+
+def test_labels_are_taken_at_the_centres_of_cells():
+    mask = torch.arange(41 * 54).reshape(1, 41, 54)
+    found = labels_on_cells(mask, (3, 4), (8 * 41 / 21, 8 * 54 / 27))[0]
+    for i in range(3):
+        for j in range(4):
+            y, x = min(int((i + 0.5) * 8 * 41 / 21), 40), min(int((j + 0.5) * 16), 53)
+            assert found[i, j] == mask[0, y, x]
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (4, 6), (16, 4)])
+def test_where_cells_are_whole_labels_are_those_of_pil(grid):
+    """Neither torch's "nearest", which shifts them, nor (H, W) where PIL wants (W, H)."""
+    mask = np.random.default_rng(0).integers(0, 21, (64, 96), np.uint8)
+    expected = np.array(Image.fromarray(mask).resize(grid[::-1], Image.NEAREST))
+    found = labels_on_cells(torch.from_numpy(mask)[None], grid, (64 / grid[0], 96 / grid[1]))[0]
+    np.testing.assert_array_equal(found, expected)
+    shifted = F.interpolate(torch.from_numpy(mask)[None, None].float(), grid)[0, 0]
+    assert not np.array_equal(shifted, expected)
+
+
+def test_cells_cut_by_the_border_have_a_label():
+    labels = torch.arange(2 * 7 * 9).reshape(2, 7, 9)
+    expected = [[[20, 24, 26], [56, 60, 62]], [[83, 87, 89], [119, 123, 125]]]  # rows 2, 6, columns 2, 6, 8
+    assert labels_on_cells(labels, (2, 3), (4, 4)).tolist() == expected
+    assert labels_on_cells(labels.numpy(), (2, 3), (4, 4)).tolist() == expected

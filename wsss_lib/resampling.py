@@ -31,6 +31,15 @@ def nearest_pixels(cells: int, stride: float, length: int) -> np.ndarray:
     return np.minimum(((np.arange(cells) + 0.5) * stride).astype(int), length - 1)
 
 
+def labels_on_cells(labels: Array, grid: tuple[int, int], cell: tuple[float, float]) -> Array:
+    """The label at each cell's centre, never a mixture: (..., H, W) -> (..., *grid).
+
+    cell: its height and width in pixels.
+    """
+    rows, columns = map(nearest_pixels, grid, cell, labels.shape[-2:])
+    return labels[..., rows[:, None], columns]
+
+
 def interpolation_matrix(cells: int, stride: float, positions: np.ndarray) -> np.ndarray:
     """Linear interpolation as a matrix: (P,) pixel positions from a grid of `cells` -> (P, cells) float32.
 

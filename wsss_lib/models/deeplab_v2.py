@@ -3,6 +3,9 @@
 Initial weights decide a good part of its score: the published runs of SC-CAM and Mixup-CAM very likely
 started from weights trained on MS-COCO's masks, not on ImageNet alone, so a preset names them
 (`segmentation.backbone.trained_on`) and every score carries that name.
+
+Two details of that code are not here: photos are scaled bicubically (there bilinearly), and one smaller than
+the crop lies anywhere in it (there in the upper left corner).
 """
 
 import math
@@ -14,7 +17,7 @@ from torch.nn import functional as F
 
 from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.backbones import Backbone
-from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix, nearest_pixels
+from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix, labels_on_cells
 
 ATROUS_RATES = (6, 12, 18, 24)
 SCALES = (1.0, 0.5, 0.75)
@@ -75,7 +78,7 @@ class DeepLabV2(nn.Module):
         fused = strongest(scales, mask.shape[-2:])
         return {
             "loss": sum(
-                segmentation_loss(logits, mask_on_cells(mask, logits.shape[-2:], cell))
+                segmentation_loss(logits, labels_on_cells(mask, logits.shape[-2:], cell))
                 for logits, cell in [*scales, (fused, scales[0][1])]
             )
         }
@@ -95,12 +98,3 @@ def strongest(scales: Sequence[tuple[Tensor, Cell]], size: tuple[int, int]) -> T
         matrices = map(interpolation_matrix, logits.shape[-2:], cell, centres)
         fused = torch.maximum(fused, interpolate(logits, *matrices))
     return fused
-
-
-def mask_on_cells(mask: Tensor, grid: tuple[int, int], cell: Cell) -> Tensor:
-    """The label at each cell's centre, never a mixture of labels: (B, H, W) -> (B, *grid)."""
-    rows, columns = (
-        torch.from_numpy(nearest_pixels(cells, step, length)).to(mask.device)
-        for cells, step, length in zip(grid, cell, mask.shape[-2:], strict=True)
-    )
-    return mask[:, rows][..., columns]

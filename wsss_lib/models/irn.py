@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from wsss_lib.models.affinity import loss_of_kinds, masked_mean, neighbours, pair_kinds
 from wsss_lib.models.backbones import Backbone, undilate
 from wsss_lib.random_walk import Offsets, neighbour_offsets
+from wsss_lib.resampling import labels_on_cells
 
 GRID = 4  # pixels per cell of boundaries and displacements, on every backbone
 COARSE = 8  # pixels per cell on which the displacement branch joins its three deepest taps
@@ -80,7 +81,8 @@ class IRN(nn.Module):
         """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> loss and its five parts."""
         logits, displacement = self(batch["image"])
         affinity = path_affinity(logits[:, 0].float().sigmoid(), self.offsets)
-        labels = cell_labels(batch["mask"])
+        mask = batch["mask"]
+        labels = labels_on_cells(mask, grid_size(mask), (GRID, GRID)).long()
         return irn_loss(affinity, displacement.float(), labels, self.offsets, self.psa_compat)
 
 
@@ -152,15 +154,6 @@ def grid_size(images: Tensor) -> tuple[int, int]:
     """(..., H, W) -> (ceil(H / 4), ceil(W / 4))."""
     height, width = images.shape[-2:]
     return -(-height // GRID), -(-width // GRID)
-
-
-def cell_labels(mask: Tensor) -> Tensor:
-    """Labels of the cells' central pixels: (B, H, W) -> (B, ceil(H / 4), ceil(W / 4)) int64."""
-    rows, columns = (
-        torch.arange(GRID // 2, GRID * cells + GRID // 2, GRID, device=mask.device).clamp(max=pixels - 1)
-        for cells, pixels in zip(grid_size(mask), mask.shape[-2:], strict=True)
-    )
-    return mask[:, rows[:, None], columns].long()
 
 
 @cache
