@@ -2,8 +2,8 @@
 
 PSS, AffinityNet and ACR name this network but not its head or schedule. The head is that of SEAM's
 segmentation code, whose three layers are LargeFOV's and whose score on WSSS labels (64.75 val) is published;
-its colour shift of +-10 in HSV is left out, and the loss upsamples logits as everywhere in this project (there
-with aligned corners).
+its colour shift of +-10 in HSV is left out, and the loss upsamples logits as everywhere in this project
+(there with aligned corners).
 """
 
 from torch import Tensor, nn
