@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,38 @@ def test_the_chain_scores_every_stage_on_its_split(study, chain):
     ]
     assert (means["CAM", "oracle"] >= means["CAM", "fixed"]).all()
     assert means.between(0, 100).all()
+
+
+def test_a_comparison_holds_the_difference_of_the_scores_and_its_interval(study, chain):
+    scores = study.scores(list(chain.values())).query("`class` == 'all' and metric == 'mIoU'")
+    means = scores.set_index(["stage", "rule"])["value"]
+    table = study.compare([chain["CAM+RW"]], [chain["CAM"]]).set_index("rule")
+    assert table.index.tolist() == ["fixed", "oracle"]
+    for rule, row in table.iterrows():
+        assert row["difference"] == pytest.approx(means["CAM+RW", rule] - means["CAM", rule])
+        assert row["95% low"] <= row["difference"] <= row["95% high"]
+    assert (table["photos"] == len(study.data.scored("train"))).all()
+    assert table["std"].isna().all()
+    assert (table["system"] + " / " + table["against"]).unique() == ["cam: CAM+RW / cam: CAM"]
+    masks = study.compare([chain["CAM+RW+CRF"]], [chain["CAM"]])
+    assert masks["rule"].tolist() == ["fixed"]
+    assert masks["difference"].item() == pytest.approx(means["CAM+RW+CRF", "none"] - means["CAM", "fixed"])
+
+
+def test_a_comparison_pairs_seeds_and_refuses_what_is_not_alike(study, chain):
+    def with_seeds(stage):
+        artifact = chain[stage]
+        return [replace(artifact, labels={**artifact.labels, "seed": seed}) for seed in (1, 0)]
+
+    table = study.compare(with_seeds("CAM+RW"), with_seeds("CAM"))
+    assert table["seeds"].tolist() == [2, 2]
+    assert table["std"].tolist() == [0, 0]  # the same artifact twice
+    once = study.compare([chain["CAM+RW"]], [chain["CAM"]])
+    interval = ["difference", "95% low", "95% high"]
+    np.testing.assert_allclose(table[interval], once[interval])
+    for other in ([chain["segmentation"]], with_seeds("CAM"), [chain["CAM"], chain["CAM+RW"]], []):
+        with pytest.raises(ValueError, match="cannot be paired with"):
+            study.compare([chain["CAM+RW+CRF"]], other)
 
 
 def test_the_walked_maps_hold_a_background_per_alpha_and_the_present_classes(study, chain):

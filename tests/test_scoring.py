@@ -10,10 +10,10 @@ from wsss_lib.scoring import (
     Settings,
     of_masks,
     part_recall,
+    score_photos,
     score_table,
     sweep_backgrounds,
     sweep_thresholds,
-    total_confusions,
 )
 
 NAMES = ("background", "cat", "dog", "sheep")
@@ -45,15 +45,20 @@ def mask_at(maps, threshold):
 def test_threshold_sweep_and_part_recall_equal_single_masks(photos):
     folder, truth, parts, maps = photos
     thresholds = np.array([0.1, 0.4, 0.7])
-    totals = total_confusions(
+    totals, counts = score_photos(
         sweep_thresholds(folder, thresholds, len(NAMES)), IDS, truth.__getitem__, parts.__getitem__
     )
     recall = part_recall(totals)
+    assert counts.shape == (len(IDS), len(thresholds) * 3 * len(NAMES))
+    by_photo = counts.toarray().reshape(len(IDS), len(thresholds), 3, len(NAMES))
     for t, threshold in enumerate(thresholds):
         expected, hits, pixels = 0, dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
-        for id in IDS:
+        for photo, id in enumerate(IDS):
             mask = mask_at(maps[id], threshold)
-            expected = expected + confusion_matrix(mask, truth[id], len(NAMES))
+            confusion = confusion_matrix(mask, truth[id], len(NAMES))
+            expected = expected + confusion
+            sheet = [confusion.diagonal(), confusion.sum(0), confusion.sum(1)]
+            np.testing.assert_array_equal(by_photo[photo, t], sheet)
             for part in PARTS:
                 here = parts[id] == part
                 hits[part] += (mask[here] == truth[id][here]).sum()

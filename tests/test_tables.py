@@ -40,3 +40,35 @@ def test_beside_does_not_average_silently():
     papers = pd.DataFrame([row("voc2012", "CAM", 48.0), row("voc2012", "CAM", 46.8, split="val")])
     with pytest.raises(ValueError, match=r"'stage'.*do not tell these rows apart.*'CAM'"):
         tables.beside(papers, papers, on=["stage"])
+
+
+def test_beside_averages_over_seeds_and_tells_their_spread():
+    papers = pd.DataFrame([row("voc2012", "CAM", 48.0), row("voc2012", "CAM+RW", 58.1)])
+    ours = pd.DataFrame(
+        [
+            row("scenes", stage, value) | {"seed": seed}
+            for stage, values in {"CAM": (40.0, 41.0, 45.0), "CAM+CRF": (50.0, 50.0, 50.0)}.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+    table = tables.beside(ours, papers, on=["stage"])
+    columns = ["reported (voc2012)", "reproduced (scenes)", "std (scenes)", "seeds (scenes)"]
+    assert table.columns.tolist() == columns
+    assert table.loc["CAM"].tolist() == pytest.approx([48, 42, 7**0.5, 3])
+    read = tables.shown(table)
+    assert read.columns.tolist() == ["reported (voc2012)", "reproduced (scenes), mean ± std of 3 seeds"]
+    assert read.loc["CAM"].tolist() == ["48.0", "42.0 ± 2.6"]
+    assert read.loc["CAM+RW"].tolist() == ["58.1", ""]
+    assert read.loc["CAM+CRF"].tolist() == ["", "50.0 ± 0.0"]
+    with pytest.raises(ValueError, match="do not tell these rows of a seed apart"):
+        tables.beside(pd.concat([ours, ours]), papers, on=["stage"])
+
+
+def test_one_seed_has_no_standard_deviation():
+    papers = pd.DataFrame([row("voc2012", "CAM", 48.0)])
+    ours = pd.DataFrame([row("scenes", "CAM", 40.0) | {"seed": 0}])
+    read = tables.shown(tables.beside(ours, papers, on=["stage"]))
+    assert read.columns.tolist() == ["reported (voc2012)", "reproduced (scenes), 1 seed, no std"]
+    assert read.loc["CAM"].tolist() == ["48.0", "40.0"]
+    averaged = tables.shown(tables.beside(ours.drop(columns="seed"), papers, on=["stage"]))
+    assert averaged.columns.tolist() == ["reported (voc2012)", "reproduced (scenes)"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from wsss_lib.config import Config
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
@@ -19,6 +20,7 @@ from wsss_lib.metrics import (
     threshold_sweep,
 )
 from wsss_lib.refinement import Background, with_background
+from wsss_lib.statistics import photo_counts
 
 # Metric names of the papers' tables -> columns of class_scores, keys of summary
 PER_CLASS = {"IoU": "iou", "precision": "precision", "recall": "recall", "F-score": "f_score"}
@@ -99,23 +101,30 @@ def of_masks(folder: Path, num_classes: int) -> Predict:
     return confusions
 
 
-def total_confusions(
+def score_photos(
     predict: Predict,
     ids: Iterable[str],
     truth: Callable[[str], np.ndarray],
     parts: Callable[[str], np.ndarray] | None,
-) -> dict[str, np.ndarray]:
-    """Sum over photos: {"all": (T, K, K)}, and of each part's pixels alone where part masks exist."""
+) -> tuple[dict[str, np.ndarray], sparse.csr_array]:
+    """Confusions summed over photos, and the counts of each photo.
+
+    Returns:
+        {"all": (T, K, K)} and the like of each part's pixels alone where part masks exist;
+        (N, T * 3 * K) int32 `photo_counts`, sparse because a photo has few of the classes.
+    """
     totals: dict[str, np.ndarray] = {}
+    counts = []
     for id in ids:
         target = truth(id)
         targets = {"all": target}
         if parts is not None:
             part = parts(id)
             targets |= {name: np.where(part == value, target, IGNORE) for value, name in PARTS.items()}
-        for name, selected in targets.items():
-            totals[name] = totals.get(name, 0) + predict(id, selected)
-    return totals
+        found = {name: predict(id, selected) for name, selected in targets.items()}
+        totals = {name: totals.get(name, 0) + confusions for name, confusions in found.items()}
+        counts.append(sparse.csr_array(photo_counts(found["all"]).reshape(1, -1)))
+    return totals, sparse.vstack(counts, format="csr")
 
 
 def score_table(confusions: np.ndarray, settings: Settings, names: Sequence[str]) -> pd.DataFrame:

@@ -1,10 +1,11 @@
 """How a study scores its artifacts: tables of scores, sweeps and times."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from wsss_lib.atomic import save_atomically
 from wsss_lib.cache import Artifact
@@ -16,12 +17,14 @@ from wsss_lib.scoring import (
     Settings,
     of_masks,
     part_recall,
+    score_photos,
     score_table,
     settings_of,
     sweep_backgrounds,
     sweep_thresholds,
-    total_confusions,
 )
+from wsss_lib.statistics import LEVEL, paired_bootstrap
+from wsss_lib.study_refinement import name_of
 
 
 class StudyScores:
@@ -31,8 +34,8 @@ class StudyScores:
         """The knob between an artifact and its masks: CAM's threshold, the walk's alpha, or none."""
         return settings_of(artifact.stage, self.config)
 
-    def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
-        """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
+    def _scored(self, artifact: Artifact) -> Artifact:
+        """One pass over the photos of a split: confusions.npz, photos.npz (both at every setting)."""
         data, ids = self.data.dataset(artifact.labels["split"]), self.data.scored(artifact.labels["split"])
         settings, count = self.settings(artifact), len(self.data.classes)
         title = f"scores of {artifact.title}"
@@ -43,18 +46,28 @@ class StudyScores:
                 "alpha": lambda: sweep_backgrounds(artifact.path, len(settings.values), count),
                 "": lambda: of_masks(artifact.path, count),
             }[settings.name]()
-            totals = total_confusions(
+            totals, counts = score_photos(
                 predict, report(ids, title, unit="photo", total=len(ids)), data.mask,
                 self.data.parts if self.data.has_parts else None,
             )  # fmt: skip
             save_atomically(lambda path: np.savez_compressed(path, **totals), out / "confusions.npz")
+            save_atomically(lambda path: sparse.save_npz(path, counts), out / "photos.npz")
 
-        scored = self._stage(
-            "scores", 1, {"settings": [settings.name, settings.values.tolist()], "photos": ids},
+        return self._stage(
+            "scores", 2, {"settings": [settings.name, settings.values.tolist()], "photos": ids},
             [artifact.key, data.fingerprint()], work, title, artifact.labels,
         )  # fmt: skip
-        with np.load(scored.file("confusions.npz"), allow_pickle=False) as totals:
+
+    def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
+        """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
+        with np.load(self._scored(artifact).file("confusions.npz"), allow_pickle=False) as totals:
             return dict(totals)
+
+    def photo_counts(self, artifact: Artifact) -> dict[str, sparse.csr_array]:
+        """Rule -> hits, predicted and true pixels of each class in each scored photo, (N, 3 K)."""
+        counts, width = sparse.load_npz(self._scored(artifact).file("photos.npz")), 3 * len(self.data.classes)
+        rules = self.settings(artifact).rules(self.confusions(artifact)["all"])
+        return {rule: counts[:, index * width : (index + 1) * width] for rule, index in rules.items()}
 
     def scores(self, artifacts: Sequence[Artifact]) -> pd.DataFrame:
         """Tidy scores in %, each row saying on what, by what and how it was reached.
@@ -80,6 +93,56 @@ class StudyScores:
                 table.insert(place, name, value)
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
+
+    def compare(self, ours: Iterable[Artifact], baseline: Iterable[Artifact]) -> pd.DataFrame:
+        """How much mIoU `ours` has over `baseline`, with its paired bootstrap interval over photos.
+
+        One row per rule where both sides have a setting: "fixed" and "oracle", whose setting is that of all
+        photos and not chosen again in each resample. Masks have no setting; they are compared with the other
+        side's fixed one only, because an oracle would have an advantage over them.
+
+        Args:
+            ours, baseline: one system each, an artifact per seed.
+
+        Returns:
+            Columns dataset, split, photos, system, against, rule, seeds (how many), difference (in points of
+            mIoU, mean over seeds), "95% low", "95% high", std (of the difference over seeds; NaN of one) and
+            verdict ("improves", "worsens" or "no difference shown").
+
+        Raises:
+            ValueError: a side of several systems, or sides that differ in split or seeds.
+        """
+        sides = [sorted(side, key=lambda artifact: artifact.labels["seed"]) for side in (ours, baseline)]
+        systems = [sorted({_system(artifact) for artifact in side}) for side in sides]
+        runs = [[(a.labels["split"], a.labels["seed"]) for a in side] for side in sides]
+        if [len(names) for names in systems] != [1, 1] or runs[0] != runs[1]:
+            raise ValueError(
+                f"{systems[0]} on {runs[0]} cannot be paired with {systems[1]} on {runs[1]}; give each side "
+                "one system, on the same split and with the same seeds."
+            )
+        (split, _), *_ = runs[0]
+        counts = [[self.photo_counts(artifact) for artifact in side] for side in sides]
+        rules = list(counts[0][0]) if counts[0][0].keys() == counts[1][0].keys() else ["fixed"]
+        rows = []
+        for rule in rules:
+            found = paired_bootstrap(*([c.get(rule, c.get("none")) for c in side] for side in counts))
+            rows.append(
+                {
+                    "dataset": self.dataset,
+                    "split": split,
+                    "photos": len(self.data.scored(split)),
+                    "system": systems[0][0],
+                    "against": systems[1][0],
+                    "rule": rule,
+                    "seeds": len(sides[0]),
+                    "difference": 100 * found.value,
+                    f"{LEVEL:.0%} low": 100 * found.low,
+                    f"{LEVEL:.0%} high": 100 * found.high,
+                    "std": 100 * found.std,
+                    "verdict": found.verdict,
+                }
+            )
+        return pd.DataFrame(rows)
 
     def _weights(self, stage: str, learned_from: str = "") -> str:
         """Networks behind a stage and their initial weights, files by their names."""
@@ -120,3 +183,9 @@ class StudyScores:
             [(r["title"], r["seconds"], r["resumed"], r["device"]) for r in records],
             columns=["stage", "seconds", "resumed", "device"],
         )
+
+
+def _system(artifact: Artifact) -> str:
+    """What a comparison calls an artifact: method, stage and, of a segmentation, what it learned from."""
+    learned = artifact.labels.get("learned from")
+    return f"{name_of(artifact)}: {artifact.labels['stage']}" + (f" on {learned}" if learned else "")
