@@ -55,7 +55,7 @@ def test_beside_averages_over_seeds_and_tells_their_spread():
     columns = ["reported (voc2012)", "reproduced (scenes)", "std (scenes)", "seeds (scenes)"]
     assert table.columns.tolist() == columns
     assert table.loc["CAM"].tolist() == pytest.approx([48, 42, 7**0.5, 3])
-    read = tables.shown(table)
+    read = tables.readable(table)
     assert read.columns.tolist() == ["reported (voc2012)", "reproduced (scenes), mean ± std of 3 seeds"]
     assert read.loc["CAM"].tolist() == ["48.0", "42.0 ± 2.6"]
     assert read.loc["CAM+RW"].tolist() == ["58.1", ""]
@@ -67,8 +67,8 @@ def test_beside_averages_over_seeds_and_tells_their_spread():
 def test_one_seed_has_no_standard_deviation():
     papers = pd.DataFrame([row("voc2012", "CAM", 48.0)])
     ours = pd.DataFrame([row("scenes", "CAM", 40.0) | {"seed": 0}])
-    read = tables.shown(tables.beside(ours, papers, on=["stage"]))
+    read = tables.readable(tables.beside(ours, papers, on=["stage"]))
     assert read.columns.tolist() == ["reported (voc2012)", "reproduced (scenes), 1 seed, no std"]
     assert read.loc["CAM"].tolist() == ["48.0", "40.0"]
-    averaged = tables.shown(tables.beside(ours.drop(columns="seed"), papers, on=["stage"]))
+    averaged = tables.readable(tables.beside(ours.drop(columns="seed"), papers, on=["stage"]))
     assert averaged.columns.tolist() == ["reported (voc2012)", "reproduced (scenes)"]

@@ -40,7 +40,7 @@ def beside(ours: pd.DataFrame, papers: pd.DataFrame, on: list[str]) -> pd.DataFr
     Returns:
         Index `on`; columns "reported (voc2012)", "reproduced (scenes)" and, of rows with seeds,
         "std (scenes)" (missing if there is one seed) and "seeds (scenes)"; NaN where a side has no value.
-        `shown` makes it short.
+        `readable` makes it short.
 
     Raises:
         ValueError: two rows of a column agree in all of `on`.
@@ -59,7 +59,7 @@ def beside(ours: pd.DataFrame, papers: pd.DataFrame, on: list[str]) -> pd.DataFr
     return rows.pivot_table(index=on, columns="column", values="value", sort=False).rename_axis(columns=None)
 
 
-def shown(comparison: pd.DataFrame, decimals: int = 1) -> pd.DataFrame:
+def readable(comparison: pd.DataFrame, decimals: int = 1) -> pd.DataFrame:
     """A table of `beside` for reading: "38.1 ± 0.4" under "reproduced (scenes), mean ± std of 3 seeds".
 
     One seed has no standard deviation, and its column says so.
