@@ -29,7 +29,7 @@ def draw_mixing(size: int, alpha: float, per: Literal["batch", "photo"]) -> tupl
     """lambda_mix ~ Beta(alpha, alpha), one per batch or photo, (size,), and each photo's partner, (size,).
 
     Drawn from torch's global CPU generator, so the same on every device. Partners are a random permutation of
-    the batch; a photo may meet itself.
+    the batch; a photo may meet itself. Of several processes each mixes its own share of the batch.
     """
     beta = torch.distributions.Beta(alpha, alpha)
     share = beta.sample((size if per == "photo" else 1,)).expand(size)
@@ -105,8 +105,9 @@ def concentration_loss(
 ) -> Tensor:
     """Equation 2.4, L_con: spread of the maps of the present classes, mean over photos.
 
-    Computed in float32 at least: in float16 the sum over a large map overflows. The gradient runs through the
-    centres too. Absent classes and those that respond nowhere count nothing.
+    Computed in float32 at least: in float16 the sum over a large map overflows. Absent classes and those that
+    respond nowhere count nothing. Whether the gradient runs through the centres makes no difference: they
+    minimise the sum.
 
     Args:
         maps: M, (B, C, h, w), any sign, not normalised.
