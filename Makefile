@@ -9,6 +9,9 @@ RUN       := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PARTIAL   := $(VENV)/.partial
 
+# Threads that wait for each other sleep: on a busy machine spinning makes torch several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 # A python on the PATH may be a shim that does not run, or lack venv or the headers: each candidate is tried.
 CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3)
 SUITABLE   := import os, sys, ensurepip, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12) \
