@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsss_lib import cache as cache_module
+from wsss_lib.atomic import UNFINISHED, remove_leftovers
 from wsss_lib.cache import Artifact, Cache, environment
 
 DESCRIPTION = {
@@ -98,6 +99,46 @@ def test_killed_work_goes_on_in_its_folder(tmp_path):
     assert run(tmp_path, version=2).provenance()["resumed"] is False
 
 
+def test_seconds_are_those_of_all_sessions(tmp_path, monkeypatch):
+    """The first session works 10 s until its last file and is killed later; the second works 5 s."""
+    clock = [1000.0]
+    monkeypatch.setattr(cache_module.time, "monotonic", lambda: clock[0])
+
+    def killed(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        began = (folder / cache_module.CLOCK).stat().st_mtime
+        os.utime(folder / "half.txt", (began + 10, began + 10))
+        raise KeyboardInterrupt
+
+    def resumed(folder: Path) -> None:
+        clock[0] += 5
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, killed)
+    assert run(tmp_path, resumed).provenance()["seconds"] == 15
+    assert run(tmp_path, resumed, version=2).provenance()["seconds"] == 5
+
+
+def test_what_a_kill_leaves_while_writing_is_removed(tmp_path):
+    def killed(folder: Path) -> None:
+        (folder / f".a.txt{UNFINISHED}0.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, killed)
+    done = run(tmp_path, lambda folder: (folder / "b.txt").write_text("b"))
+    assert {path.name for path in done.path.iterdir()} == {"b.txt", "provenance.json"}
+
+
+def test_leftovers_that_somebody_may_be_writing_stay(tmp_path):
+    old, new = (tmp_path / f".{name}.png{UNFINISHED}0.png" for name in ("old", "new"))
+    for path in (old, new, tmp_path / "old.png", tmp_path / ".hidden"):
+        path.write_text("")
+    os.utime(old, (time.time() - 100,) * 2)
+    remove_leftovers(tmp_path, untouched=60)
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, "old.png", ".hidden"}
+
+
 def slow(folder: Path) -> None:
     with (folder.parents[1] / "calls").open("a") as calls:
         calls.write(f"{os.getpid()}\n")
@@ -127,12 +168,13 @@ def test_provenance_tells_what_was_computed_and_on_what(tmp_path):
 
 
 def test_a_folder_without_provenance_is_not_taken_for_finished(tmp_path):
-    artifact = run(tmp_path)
+    artifact = run(tmp_path, lambda folder: (folder / "a.txt").write_text("made"))
     artifact.file("provenance.json").unlink()
-    artifact.path.rename(artifact.path.with_suffix(".partial"))
     calls = []
     assert run(tmp_path, calls.append) == artifact
     assert len(calls) == 1
+    assert artifact.file("a.txt").read_text() == "made"
+    assert artifact.provenance()["seconds"] is None  # nobody knows
 
 
 def test_environment_does_without_git_and_without_a_package(monkeypatch):

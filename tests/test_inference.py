@@ -9,7 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as VF
 
-from wsss_lib.inference import batches_of_one_size, class_probabilities, multi_scale, response_maps
+from wsss_lib.data.score_maps import ScoreMaps
+from wsss_lib.data.voc import VOCDataset
+from wsss_lib.inference import (
+    batches_of_one_size,
+    class_probabilities,
+    multi_scale,
+    response_maps,
+    write_maps,
+)
 
 
 class CellMeans(nn.Module):
@@ -182,3 +190,27 @@ def test_batches_hold_one_size_each():
     batches = list(batches_of_one_size(list("abcdef"), sizes, 2))
     assert batches == [["a", "c"], ["d"], ["b", "e"], ["f"]]
     assert list(batches_of_one_size([], [], 2)) == []
+
+
+def test_a_resumed_run_passes_the_same_photos_together_and_keeps_what_is_there(tiny_voc, tmp_path):
+    """The last digits of a convolution depend on the size of its batch."""
+    data, seen = VOCDataset(tiny_voc, "train"), []
+
+    def compute(images, ids):
+        seen.append(ids)
+        return [ScoreMaps(np.arange(1), np.zeros((1, 6, 8)), (24, 32), 4) for _ in ids]
+
+    def write():
+        seen.clear()
+        write_maps(data, tmp_path, "maps", 2, torch.device("cpu"), compute)
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+
+    first = write()
+    assert seen == [["a1", "a2"], ["a3", "b1"], ["b2"]]
+    for id in ("a2", "b2"):
+        (tmp_path / f"{id}.npz").unlink()
+    second = write()
+    assert seen == [["a1", "a2"], ["b2"]]
+    assert {name for name in first if first[name] == second[name]} == {"a1.npz", "a3.npz", "b1.npz"}
+    write()
+    assert seen == []

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,17 @@ def test_a_study_killed_again_and_again_ends_with_the_same_bytes(start, whole, t
     provenance = [json.loads(path.read_text()) for path in tmp_path.glob("cache/*/*/provenance.json")]
     assert any(record["resumed"] for record in provenance)
     assert all(record["seconds"] is not None for record in provenance)
+
+
+def test_two_runs_at_once_share_one_cache(start, whole, tmp_path):
+    both = [start(tmp_path) for _ in range(2)]
+    for process in both:
+        process.join(PATIENCE)
+    log = (tmp_path / "log.txt").read_text()
+    assert [process.exitcode for process in both] == [0, 0], log
+    assert content(tmp_path) == content(whole)
+    assert "another run is at it, waiting for its result" in log
+    assert len(re.findall("classifier, seed 0: 3/3 epochs", log)) == 1
 
 
 # --- a notebook ------------------------------------------------------------------------------------------

@@ -22,14 +22,16 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from wsss_lib.atomic import remove_leftovers, save_atomically
 from wsss_lib.locking import locked
 from wsss_lib.processes import is_main, launched, main_says, wait_for
 
+T = TypeVar("T")
 PROVENANCE = "provenance.json"
 CLOCK = "seconds.txt"  # of the sessions before this one; its date is the start of this one
 LIBRARIES = (
@@ -44,6 +46,12 @@ LIBRARIES = (
     "pydensecrf",  # conda's name of the same library
     "pillow",
 )
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,20 @@ class Artifact:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    def read(self, name: str, load: Callable[[Path], T]) -> T:
+        """`load` of a file of the folder.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        try:
+            return load(self.file(name))
+        except Exception as error:
+            raise ValueError(
+                f"{self.file(name)} is missing or damaged ({error}); delete its folder, and the next run "
+                "computes it again."
+            ) from error
 
     def provenance(self) -> dict[str, Any]:
         """Stage, configuration, inputs, libraries, commit, device, seconds.

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from wsss_lib.crf import CRF_PARAMETERS
+from wsss_lib.sentences import brief
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -352,7 +353,9 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
     try:
         tree = dict(yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no YAML mapping of keys to values ({error}).") from error
+        raise ValueError(
+            f"{path} holds no YAML mapping of keys to values ({brief(error)}); correct it."
+        ) from error
     for key, value in (overrides or {}).items():
         *sections, leaf = key.split(".")
         node = tree

@@ -30,6 +30,7 @@ from wsss_lib.inference import class_probabilities, response_maps, write_maps
 from wsss_lib.models.backbones import IMAGENET, RANDOM, Backbone, build_backbone, weights_digest
 from wsss_lib.models.deeplab import SEGMENTATION_NETWORKS
 from wsss_lib.results import Results
+from wsss_lib.sentences import show_sentences
 from wsss_lib.study_refinement import StudyRefinement, name_of, title_of
 from wsss_lib.study_scores import StudyScores
 from wsss_lib.study_sub_categories import StudySubCategories
@@ -70,6 +71,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         results: str | Path = "results",
     ):
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
+        show_sentences()
         if (root is None) != (dataset == SCENES):
             raise ValueError(
                 f"Dataset {dataset!r} with root {root}: the scenes need no root, every other dataset needs "

@@ -163,9 +163,7 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
         where, what = "", str(error)
         if isinstance(error, papermill.PapermillExecutionError):
             where, what = f" in cell [{error.exec_count}]", f"{error.ename}: {error.evalue}"
-        lines = what.strip().splitlines()
-        # a loader process hands its whole traceback on as the message
-        reason = lines[-1 if any(line.startswith("Traceback") for line in lines) else 0]
+        reason = what.strip().partition("\n")[0]
         raise NotebookError(f"{notebook.stem} failed{where}: {reason} (see {_shown(failed)})") from error
     except OSError as error:
         raise unwritable(running, error) from error

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsss_lib.atomic import save_atomically
+from wsss_lib.atomic import save_atomically, unwritable
 from wsss_lib.cache import environment
 
 
@@ -36,6 +36,9 @@ class Results:
         provenance = self.folder / "provenance" / f"{path.stem}.json"
         origin = json.dumps({**self.origin, **environment()}, indent=1)
         for file, content in ((path, write), (provenance, lambda p: p.write_text(origin))):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritable(file.parent, error) from error
             save_atomically(content, file)
         return path

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import sparse
 
 from wsss_lib.atomic import save_atomically
-from wsss_lib.cache import Artifact
+from wsss_lib.cache import Artifact, arrays
 from wsss_lib.metrics import summary
 from wsss_lib.models.deeplab import SEGMENTATION_NETWORKS
 from wsss_lib.progress import report
@@ -60,12 +60,12 @@ class StudyScores:
 
     def confusions(self, artifact: Artifact) -> dict[str, np.ndarray]:
         """Confusions (T, K, K) at every setting, over all pixels and, on the scenes, over each part."""
-        with np.load(self._scored(artifact).file("confusions.npz"), allow_pickle=False) as totals:
-            return dict(totals)
+        return self._scored(artifact).read("confusions.npz", arrays)
 
     def photo_counts(self, artifact: Artifact) -> dict[str, sparse.csr_array]:
         """Rule -> hits, predicted and true pixels of each class in each scored photo, (N, 3 K)."""
-        counts, width = sparse.load_npz(self._scored(artifact).file("photos.npz")), 3 * len(self.data.classes)
+        counts = self._scored(artifact).read("photos.npz", sparse.load_npz)
+        width = 3 * len(self.data.classes)
         rules = self.settings(artifact).rules(self.confusions(artifact)["all"])
         return {rule: counts[:, index * width : (index + 1) * width] for rule, index in rules.items()}
 

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
-from wsss_lib.cache import Artifact
+from wsss_lib.atomic import save_atomically
+from wsss_lib.cache import Artifact, arrays
 from wsss_lib.clustering import ABSENT, sub_categories, sub_labels
 from wsss_lib.data.examples import SubCategoryExamples, photo_tensor
 from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.inference import pooled_features, response_maps
 from wsss_lib.methods.sc_cam import SUB_HEAD
-from wsss_lib.training import WEIGHTS, mix_seeds
+from wsss_lib.training import mix_seeds, trained_weights
 
 
 class StudySubCategories:
@@ -38,7 +38,7 @@ class StudySubCategories:
                 else self._classifier_net("cam", 0).to(self.device)
             )
             found = pooled_features(model.eval(), data, maps.batch, self.device, title)
-            np.savez_compressed(out / "features.npz", features=found)
+            save_atomically(lambda path: np.savez_compressed(path, features=found), out / "features.npz")
 
         title = f"image features of {classifier.title if classifier else 'the ImageNet backbone'}"
         return self._stage(
@@ -49,8 +49,7 @@ class StudySubCategories:
 
     def features(self, classifier: Artifact | None) -> np.ndarray:
         """The array (N, D) of `image_features`, row i for the i-th training photo."""
-        with np.load(self.image_features(classifier).file("features.npz"), allow_pickle=False) as file:
-            return file["features"]
+        return self.image_features(classifier).read("features.npz", arrays)["features"]
 
     def sub_categories(self, seed: int, rounds: int) -> Artifact:
         """clusters.csv (id, class, cluster): what round `rounds` >= 1 learns, K-means per class.
@@ -75,7 +74,7 @@ class StudySubCategories:
                 "class": np.array(data.classes)[column],
                 "cluster": assigned[photo, column],
             }
-            pd.DataFrame(table).to_csv(out / "clusters.csv", index=False)
+            save_atomically(lambda path: pd.DataFrame(table).to_csv(path, index=False), out / "clusters.csv")
 
         return self._stage(
             "sub_categories", 1, {"clusters": config.clusters, "n_init": config.n_init, "seed": seed},
@@ -85,7 +84,8 @@ class StudySubCategories:
 
     def clusters(self, seed: int, rounds: int) -> pd.DataFrame:
         """The table of `sub_categories`: a row id, class, cluster for each class of each training photo."""
-        return pd.read_csv(self.sub_categories(seed, rounds).file("clusters.csv"), dtype={"id": str})
+        found = self.sub_categories(seed, rounds)
+        return found.read("clusters.csv", lambda path: pd.read_csv(path, dtype={"id": str}))
 
     def assigned(self, seed: int, rounds: int) -> np.ndarray:
         """The clusters of a round as `clustering` has them: (N, C), -1 where a class is absent."""
@@ -105,7 +105,7 @@ class StudySubCategories:
         def work(out: Path) -> None:
             model = self._classifier_net("sc_cam", seed)
             if config.training.start == "previous":
-                model.start_from(load_file(before.file(WEIGHTS)))
+                model.start_from(trained_weights(before.path))
             examples = SubCategoryExamples(
                 self._classification_examples(model, config.training),
                 sub_labels(self.assigned(seed, rounds), config.clusters),
@@ -124,7 +124,7 @@ class StudySubCategories:
 
     def head_weights(self, seed: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
         """Weights of both heads: theta_p (C, D) and theta_s (C, K, D)."""
-        state = load_file(self.sub_category_classifier(seed, rounds).file(WEIGHTS))
+        state = trained_weights(self.sub_category_classifier(seed, rounds).path)
         parent, sub = (state[f"{head}.weight"].flatten(1).numpy() for head in ("classifier", SUB_HEAD))
         return parent, sub.reshape(len(parent), -1, parent.shape[1])
 

@@ -10,9 +10,9 @@ batch norm and means over the pixels or pairs that count are of each process's o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -26,7 +26,9 @@ from wsss_lib.atomic import save_atomically
 from wsss_lib.config import Optimiser, Schedule
 from wsss_lib.processes import is_main, main_says
 from wsss_lib.progress import report
+from wsss_lib.sentences import brief
 
+T = TypeVar("T")
 CHECKPOINT, WEIGHTS, HISTORY = "checkpoint.pt", "model.safetensors", "history.csv"
 
 
@@ -161,7 +163,7 @@ def train(
         )
         model.train()
         sums: dict[str, float] = {}
-        for index, data in enumerate(loader):
+        for index, data in enumerate(plain_errors(loader)):
             step = epoch * steps_per_epoch + index
             factor = poly_lr(step, schedule.epochs * steps_per_epoch, schedule.optimiser.power)
             for group in optimiser.param_groups:
@@ -201,6 +203,16 @@ def train(
     accelerator.wait_for_everyone()  # nobody leaves before the weights are there
 
 
+def plain_errors(loader: Iterable[T]) -> Iterator[T]:
+    """The loader's batches; where its process reports an error as a whole traceback, only its last line."""
+    try:
+        yield from loader
+    except (OSError, ValueError) as error:
+        if "Traceback" not in str(error):
+            raise
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+
+
 class Stepper(nn.Module):
     """Gives a model's training step the name `forward`, which data-parallel wrappers call."""
 
@@ -214,15 +226,19 @@ class Stepper(nn.Module):
 
 def load_trained(model: nn.Module, folder: Path) -> nn.Module:
     """Fill `model` with the weights that `train` left in `folder`; returned in evaluation mode."""
+    model.load_state_dict(trained_weights(folder))
+    return model.eval()
+
+
+def trained_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that `train` left in `folder`; raises ValueError where they are missing or damaged."""
     try:
-        weights = load_file(folder / WEIGHTS)
+        return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{folder / WEIGHTS} is missing or damaged ({error}); delete its folder, and the next run trains "
             "it again."
         ) from error
-    model.load_state_dict(weights)
-    return model.eval()
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -237,6 +253,5 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} is damaged ({str(error).partition(chr(10))[0]}); delete it, and the next run trains "
-            "from the start."
+            f"{path} is damaged ({brief(error)}); delete it, and the next run trains from the start."
         ) from error

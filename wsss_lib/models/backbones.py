@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from wsss_lib.models import resnet38
 from wsss_lib.models.caffe_resnet import CAFFE_MEAN, CAFFE_STD, caffe_resnet, from_deeplab_pytorch
 from wsss_lib.models.mxnet_params import read_params
+from wsss_lib.sentences import brief
 
 IMAGENET = "imagenet"
 RANDOM = "random"
@@ -227,7 +228,7 @@ def read_weights(name: str, path: Path) -> dict[str, Tensor]:
         state = own.rename(state) if own else state
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as weights ({error}); {remedy(name, 'download it again')}."
+            f"{path} cannot be read as weights ({brief(error)}); {remedy(name, 'download it again')}."
         ) from error
     if path.suffix == ".params" and own and (md5 := weights_digest(name, path, "md5")) != own.md5:
         warnings.warn(
