@@ -14,7 +14,9 @@ SECONDS_BETWEEN_LINES = 15
 
 def report(items: Iterable[T], title: str, *, unit: str, total: int, initial: int = 0) -> Iterator[T]:
     """Pass `items` on while showing how many of `total` are done; `initial` of them were done before."""
-    interactive = "ipykernel" in sys.modules or sys.stderr.isatty()
+    # asked of IPython itself: other packages import ipykernel without running in a kernel
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    interactive = hasattr(shell, "kernel") or sys.stderr.isatty()
     if interactive and os.environ.get("WSSS_PROGRESS") != "plain":
         yield from tqdm(items, desc=title, unit=unit, total=total, initial=initial)
         return
