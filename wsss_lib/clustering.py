@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -100,7 +101,7 @@ def gathered(before: np.ndarray, after: np.ndarray, looks: np.ndarray, size: int
     Returns:
         (size,) indices, or none if no photos are like that.
     """
-    distances = np.linalg.norm(looks[:, None] - looks[None], axis=2)
+    distances = cdist(looks, looks)
     best, least = np.empty(0, np.int64), np.inf
     for photo in range(len(after)):
         mates = np.flatnonzero(after == after[photo])
@@ -117,7 +118,7 @@ def look_alikes_together(assigned: np.ndarray, looks: np.ndarray) -> tuple[float
     assigned: (n,) clusters of the photos of one class; looks: (n, D). Both shares lie in [0, 1]; the second
     is what pairs drawn at random would reach.
     """
-    distances = np.linalg.norm(looks[:, None] - looks[None], axis=2)
+    distances = cdist(looks, looks)
     np.fill_diagonal(distances, np.inf)
     together = assigned == assigned[distances.argmin(1)]
     same = assigned[:, None] == assigned[None]
