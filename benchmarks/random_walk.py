@@ -1,26 +1,23 @@
-"""Sparse walk against dense matrix squaring on a 375 x 500 photo: `python benchmarks/random_walk.py`.
+"""Sparse walk against dense matrix squaring on a 375 x 500 photo.
 
 Dense is the published way: T (N x N, float32) squared 8 times by torch.matmul on all threads, then applied to
 3 score maps; making T is not counted. Ours is random_walk() with making T, on one thread, as in one of many
-worker processes. Each runs in a fresh process, in turn. Error is against 256 plain float64 steps of a scipy
-matrix. Memory is the peak on top of the inputs, from /proc (Linux only).
+worker processes. Error is against 256 plain float64 steps of a scipy matrix.
 """
 
-import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch.nn.functional import interpolate
 
+from benchmarks.measuring import Row, compare, peaks, seconds_of
 from wsss_lib.random_walk import neighbour_offsets, pair_affinity, random_walk
 
 GRIDS = {8: (47, 63), 4: (94, 125)}
 DOUBLINGS = {8: 8, 4: 1}  # at stride 4 all 8 would be 26 TFLOP: one is timed and counted 8 times
-REPEATS = 3
+ROUNDS = 3
 OFFSETS = neighbour_offsets()
 
 
@@ -45,60 +42,51 @@ def transition(affinity: torch.Tensor) -> scipy.sparse.csr_array:
     return scipy.sparse.diags_array(1 / A.sum(1)) @ A
 
 
-def memory(field: str) -> float:
-    """A field of /proc/self/status in MB."""
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024 / 1e6
-
-
-def measure(variant: str, stride: int) -> tuple[float, float, float]:
-    """Seconds, peak MB and largest absolute error (NaN: not all doublings done) of one run."""
+def prepare(variant: str, stride: int) -> Callable[[], np.ndarray]:
     scores, affinity = inputs(*GRIDS[stride])
-    P = transition(affinity)
-    expected = scores.flatten(1).T.double().numpy()
-    for _ in range(256):
-        expected = P @ expected
-    T = torch.from_numpy(P.astype(np.float32).toarray()) if variant == "dense" else None
-    torch.set_num_threads(torch.get_num_threads() if variant == "dense" else 1)
     random_walk(scores[:, :9, :9], affinity[:, :9, :9], OFFSETS)  # loads what torch and MKL load late
     torch.rand(99, 99) @ torch.rand(99, 99)
+    if variant == "sparse":
+        torch.set_num_threads(1)
+        return lambda: random_walk(scores, affinity, OFFSETS).flatten(1).T.numpy()
+    T = torch.from_numpy(transition(affinity).astype(np.float32).toarray())
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before, start = memory("VmRSS"), time.perf_counter()
-    if T is None:
-        walked = random_walk(scores, affinity, OFFSETS).flatten(1).T
-        seconds = time.perf_counter() - start
-    else:
+    def square() -> np.ndarray:
+        power = T
         for _ in range(DOUBLINGS[stride]):
-            T = T @ T
-        walked = T @ scores.flatten(1).T
-        seconds = (time.perf_counter() - start) * 8 / DOUBLINGS[stride]
-    finished = T is None or DOUBLINGS[stride] == 8
-    error = np.abs(walked.numpy() - expected).max() if finished else np.nan
-    return seconds, memory("VmHWM") - before, error
+            power = power @ power
+        return (power @ scores.flatten(1).T).numpy()
+
+    return square
 
 
-def main() -> None:
-    print(f"375 x 500 photo, 3 score maps, T^256; dense on {torch.get_num_threads()} threads, ours on 1;")
-    print(f"median of {REPEATS} runs, [min, max] of the ratio; *: one of 8 squarings, times 8\n")
-    print(
-        "| stride | grid | dense s | ours s | times faster | dense MB | ours MB | dense error | ours error |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for stride, (h, w) in GRIDS.items():
-            runs = [
-                [pool.submit(measure, variant, stride).result() for variant in ("dense", "ours")]
-                for _ in range(REPEATS)
-            ]
-            (dense, ours), ratio = np.median(runs, axis=0), [d[0] / o[0] for d, o in runs]
-            star = "" if DOUBLINGS[stride] == 8 else "*"
-            print(
-                f"| {stride} | {h} x {w} | {dense[0]:.2f}{star} | {ours[0]:.3f} | {np.median(ratio):.0f} "
-                f"[{min(ratio):.0f}, {max(ratio):.0f}] | {dense[1]:.0f} | {ours[1]:.0f} "
-                f"| {dense[2]:.1e} | {ours[2]:.1e} |",
-                flush=True,
+def exact(stride: int) -> np.ndarray:
+    scores, affinity = inputs(*GRIDS[stride])
+    P, walked = transition(affinity), scores.flatten(1).T.double().numpy()
+    for _ in range(256):
+        walked = P @ walked
+    return walked
+
+
+def rows(rounds: int = ROUNDS) -> list[Row]:
+    table = []
+    for stride, (h, w) in GRIDS.items():
+        runs = compare(prepare, [("dense", stride), ("sparse", stride)], rounds)
+        seconds = seconds_of(runs, 0, 1)
+        seconds[:, 0] *= 8 / DOUBLINGS[stride]
+        error = [np.abs(run.result - exact(stride)).max() for run in runs[0]]
+        remark = f"error {error[1]:.0e}" + (
+            f", dense {error[0]:.0e}" if DOUBLINGS[stride] == 8 else "; dense: one of 8 squarings, times 8"
+        )
+        table.append(
+            Row(
+                f"random walk, stride {stride}",
+                f"{h * w} x {h * w} matrix squared 8 times, {torch.get_num_threads()} threads",
+                "sparse, 1 thread",
+                "photo 375 x 500",
+                seconds,
+                peaks(runs, 0, 1),
+                remark,
             )
-
-
-if __name__ == "__main__":
-    main()
+        )
+    return table
