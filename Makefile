@@ -80,8 +80,8 @@ lint: $(INSTALLED) ## Check style and format with ruff
 lab: $(INSTALLED) ## Open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab notebooks
 
-bench: $(INSTALLED) ## Run every benchmark: time and memory beside the reference way
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script"; done
+bench: $(INSTALLED) ## Run every benchmark on an idle machine: time and memory, table in results/benchmarks.md
+	@$(RUN) -m benchmarks
 
 lock: $(INSTALLED) ## Resolve requirements.lock anew from pyproject.toml
 	@$(RUN) -m uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade \
