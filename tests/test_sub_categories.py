@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from wsss_lib.config import load_config
 from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.transforms import normalise
 from wsss_lib.inference import response_maps
@@ -16,7 +17,8 @@ from wsss_lib.pipeline import Study
 pytestmark = pytest.mark.filterwarnings("ignore:Class .* photos for .* sub-categories")
 SMALL = {
     "scenes.train": 12, "scenes.val": 2, "classifier.epochs": 1, "maps.scales": [1.0], "processes": 1,
-    "sc_cam.variants.short.epochs": 2, "sc_cam.variants.short.batch": 4,
+    "sc_cam.variant": "thesis", "sc_cam.variants.thesis.head_channels": None,
+    "sc_cam.variants.thesis.epochs": 2, "sc_cam.variants.thesis.batch": 4,
 }  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def test_a_round_starts_where_its_variant_says(study, first, folder, start, monk
     monkeypatch.setattr(
         "wsss_lib.pipeline.train", lambda model, *_, **__: seen.update(model.state_dict()) or exit_now()
     )
-    other = open_study(folder, **{"sc_cam.variants.short.start": start})
+    other = open_study(folder, **{"sc_cam.variants.thesis.start": start})
     with pytest.raises(KeyboardInterrupt):
         other.classifier("sc_cam", 0, rounds=2 if start == "previous" else 1)
     cam = load_file(study.classifier("cam", 0).file("model.safetensors"))
@@ -150,3 +152,15 @@ def test_a_killed_study_goes_on_within_the_round(study, first, folder, tmp_path,
     expected, found = (load_file(a.file("model.safetensors")) for a in (whole, resumed))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_without_a_variant_a_round_trains_as_the_baseline():
+    config = load_config("smoke")
+    assert config.sc_cam.variant is None
+    assert config.training_of("sc_cam") == config.classifier
+    assert config.sc_cam.start == "imagenet"
+    thesis = load_config("smoke", {"sc_cam.variant": "thesis"})
+    assert thesis.training_of("sc_cam") == thesis.sc_cam.variants["thesis"]
+    assert thesis.sc_cam.start == "previous"
+    with pytest.raises(ValueError, match=r"variant 'paper' must be null or one of \['release', 'thesis'\]"):
+        load_config("smoke", {"sc_cam.variant": "paper"})

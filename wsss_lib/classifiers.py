@@ -23,6 +23,6 @@ METHODS: dict[str, Callable[[Backbone, int, Config], nn.Module]] = {
         backbone, classes, **config.mixup_cam.objective, **head(config.training_of("mixup_cam"))
     ),
     "sc_cam": lambda backbone, classes, config: SCCAM(
-        backbone, classes, config.sc_cam.clusters, config.sc_cam.weight, **head(config.sc_cam.training)
+        backbone, classes, config.sc_cam.clusters, config.sc_cam.weight, **head(config.training_of("sc_cam"))
     ),
 }

@@ -158,29 +158,28 @@ class SubCategoryTraining(CAMClassifier):
     """How a round of SC-CAM trains its network."""
 
     start: Literal["imagenet", "previous"]  # weights that a round starts from; the sub-category head is new
-    head_channels: PositiveInt | None  # no default: part of the key
 
 
 class SubCategories(Section):
     """SC-CAM: K-means per class on pooled features, then a classifier of classes and sub-categories."""
 
-    variant: str  # of `variants`
     clusters: PositiveInt  # K, sub-categories of each class
     weight: NonNegative  # lambda of the sub-category loss
     rounds: PositiveInt
     n_init: PositiveInt  # starts of K-means, the best counts
     clusters_sweep: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     sweep_rounds: PositiveInt  # rounds trained for each K of the sweep
+    variant: str | None  # of `variants`; None: as section `classifier`, each round from the same start
     variants: dict[str, SubCategoryTraining]
 
     @property
-    def training(self) -> SubCategoryTraining:
-        return self.variants[self.variant]
+    def start(self) -> str:
+        return "imagenet" if self.variant is None else self.variants[self.variant].start
 
     @model_validator(mode="after")
     def variant_is_known(self) -> "SubCategories":
-        if self.variant not in self.variants:
-            raise ValueError(f"variant {self.variant!r} must be one of variants {list(self.variants)}")
+        if self.variant is not None and self.variant not in self.variants:
+            raise ValueError(f"variant {self.variant!r} must be null or one of {list(self.variants)}")
         return self
 
 
@@ -322,9 +321,10 @@ class Config(Section):
         return getattr(section, "backbone", None) or self.backbone
 
     def training_of(self, method: str) -> CAMClassifier:
-        """How the classifier of "cam" or "mixup_cam" is trained."""
-        variant = self.mixup_cam.variant if method == "mixup_cam" else None
-        return self.classifier if variant is None else self.mixup_cam.variants[variant]
+        """How a method's classifier is trained: as the variant its section names, else as the baseline."""
+        section = getattr(self, method, None)
+        variant = section.variant if section else None
+        return self.classifier if variant is None else section.variants[variant]
 
     @model_validator(mode="after")
     def irn_threshold_is_swept(self) -> "Config":

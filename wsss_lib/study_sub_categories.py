@@ -100,25 +100,26 @@ class StudySubCategories:
         if rounds == 0:
             return self.classifier("cam", seed)
         config, data = self.config.sc_cam, self._labelled("train")
+        training = self.config.training_of("sc_cam")
         clusters, before = self.sub_categories(seed, rounds), self.sub_category_classifier(seed, rounds - 1)
 
         def work(out: Path) -> None:
             model = self._classifier_net("sc_cam", seed)
-            if config.training.start == "previous":
+            if config.start == "previous":
                 model.start_from(trained_weights(before.path))
             examples = SubCategoryExamples(
-                self._classification_examples(model, config.training),
+                self._classification_examples(model, training),
                 sub_labels(self.assigned(seed, rounds), config.clusters),
             )
             # a seed of its own: a round sees other crops than the round before
-            self._train(model, examples, len(data), config.training, out, title, mix_seeds(seed, rounds))
+            self._train(model, examples, len(data), training, out, title, mix_seeds(seed, rounds))
 
         title = f"sc_cam classifier, round {rounds}, seed {seed}"
         labels = {"method": "sc_cam", "seed": seed, "rounds": rounds}
         return self._stage(
             "classifier", 1,
             {**labels, "clusters": config.clusters, "weight": config.weight}
-            | self._net_config(config.training),
+            | self._net_config(training),
             [clusters.key, data.fingerprint()], work, title, labels, trains=True,
         )  # fmt: skip
 
