@@ -71,8 +71,8 @@ quickstart: $(INSTALLED) ## Run only notebooks/00_quickstart.ipynb
 coverage: $(INSTALLED) ## Show which table and figure of the papers each notebook reproduces, and when
 	@$(RUN) -m wsss_lib.coverage $(if $(RESULTS),--results '$(RESULTS)')
 
-test: $(INSTALLED) ## Run the tests
-	@$(RUN) -m pytest
+test: $(INSTALLED) ## Run the tests, file by file on two processes
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## Check style and format with ruff
 	@$(RUN) -m ruff check && $(RUN) -m ruff format --check

@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny folder in VOC layout."""
+"""Shared fixtures: a tiny folder in VOC layout; and the order of the files."""
 
 from pathlib import Path
 
@@ -8,6 +8,13 @@ from PIL import Image
 
 # id: classes in its mask (VOC ids: aeroplane 1, cat 8, dog 12, person 15)
 TINY_VOC = {"a1": (8,), "a2": (8, 15), "a3": (12,), "b1": (1,), "b2": (15, 12)}
+
+LONGEST = ("test_notebooks.py", "test_interruption.py", "test_pipeline.py", "test_distributed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest first, so that the two processes of `make test` end together."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture

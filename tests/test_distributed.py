@@ -14,7 +14,10 @@ import torch
 import two_processes
 from safetensors.torch import load_file
 
-LAUNCH = "--multi_gpu --num_processes=2 --num_machines=1 --main_process_port=0 --mixed_precision=no --dynamo_backend=no"
+LAUNCH = (
+    "--multi_gpu --num_processes=2 --num_machines=1 --main_process_port=0 "
+    "--mixed_precision=no --dynamo_backend=no"
+)
 
 
 @pytest.fixture(scope="module")

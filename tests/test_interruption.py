@@ -1,6 +1,6 @@
 """Runs killed at random moments of every stage end with the same bytes as a run that was left alone.
 
-WSSS_KILLS sets how many kills the study gets (default 10), WSSS_KILL_SEED their moments.
+WSSS_KILLS sets how many kills the study gets (default 6), WSSS_KILL_SEED their moments.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-KILLS = int(os.environ.get("WSSS_KILLS", "10"))
+KILLS = int(os.environ.get("WSSS_KILLS", "6"))
 SEED = int(os.environ.get("WSSS_KILL_SEED", "0"))
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 120  # seconds until a test gives up

@@ -1,10 +1,6 @@
 """The baseline from end to end on the smoke preset, and the gap it leaves on the scenes."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,8 +9,6 @@ import pytest
 from wsss_lib.data.score_maps import ScoreMaps, load_mask
 from wsss_lib.pipeline import Study
 from wsss_lib.refinement import Background
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -184,28 +178,6 @@ def test_unknown_method_and_split_name_the_choices(study):
         study.classifier("cams", 0)
     with pytest.raises(ValueError, match="'train', 'val' or 'test'"):
         study.response_maps("cam", 0, split="tset")
-
-
-def test_notebooks_run_on_the_smoke_preset(study, chain, folder):
-    """Also that they run from the cache the tests filled, and are up to date the second time."""
-    command = [
-        sys.executable, "-m", "wsss_lib.reproduce", "--preset", "smoke",
-        "--cache", str(folder / "cache"), "--results", str(folder / "results"),
-    ]  # fmt: skip
-    first = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=dict(os.environ)
-    )
-    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
-    results = folder / "results" / "scenes" / "smoke"
-    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
-        assert (results / "notebooks" / f"{notebook.stem}.html").stat().st_size > 10_000
-    for table in results.glob("tables/*.csv"):
-        assert len(pd.read_csv(table)) > 0
-    assert len(list(results.glob("figures/*.png"))) >= 15
-    made = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in results.glob(kind)}
-    assert made == {path.stem for path in results.glob("provenance/*.json")}
-    second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert second.stdout.count("up to date") == len(list((REPOSITORY / "notebooks").glob("*.ipynb")))
 
 
 def test_a_plain_cam_covers_the_head_and_misses_the_body(folder):
