@@ -70,6 +70,15 @@ def picture_grid(
     return figure
 
 
+def caption(figure: Figure, texts: Sequence[str]) -> None:
+    """Write into the lower left corner of each picture of a grid, row by row; "" leaves one bare."""
+    for axis, text in zip(figure.axes, texts, strict=True):
+        axis.text(
+            0.02, 0.03, text, transform=axis.transAxes, fontsize=7, color="white",
+            bbox={"facecolor": "black", "alpha": 0.6 if text else 0, "pad": 1.5, "linewidth": 0},
+        )  # fmt: skip
+
+
 def sweep_curves(
     table: pd.DataFrame, x: str, value: str, marks: Mapping[str, float] | None = None, log: bool = False
 ) -> Figure:
@@ -93,6 +102,48 @@ def sweep_curves(
         axis.minorticks_off()
     axis.set(xlabel=x, ylabel=value, ylim=(0, 100))
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def sensitivity(
+    points: pd.DataFrame,
+    symbols: Mapping[str, str],
+    chosen: Mapping[str, float],
+    zero: Mapping[str, str],
+    value: str,
+) -> Figure:
+    """A panel per parameter: value over its settings, which stand at even distances whatever their size.
+
+    Args:
+        points: columns parameter, setting, rule, value and std, the error bar (none where NaN).
+        symbols: parameter -> name of the axis; chosen: parameter -> the setting to mark; zero: parameter ->
+            what its setting 0 is.
+        value: name of the common axis.
+    """
+    figure, axes = plt.subplots(
+        1, len(symbols), figsize=(3.2 * len(symbols) + 1.4, 3.2), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (parameter, symbol) in zip(axes[0], symbols.items(), strict=True):
+        of = points[points["parameter"] == parameter]
+        settings = sorted(of["setting"].unique())
+        place = {setting: position for position, setting in enumerate(settings)}
+        for (rule, line), style in zip(of.groupby("rule"), ("o-", "s--"), strict=True):
+            line = line.sort_values("setting")
+            spread = line["std"].fillna(0) if line["std"].notna().any() else None
+            axis.errorbar(
+                line["setting"].map(place), line["value"], spread,
+                fmt=style, capsize=3, label=f"{rule} threshold",
+            )  # fmt: skip
+        if chosen[parameter] in place:
+            axis.axvline(
+                place[chosen[parameter]], color="0.35", linestyle=":", zorder=0, label="operating point"
+            )
+        names = [f"{setting:g}" if setting else f"0\n{zero[parameter]}" for setting in settings]
+        axis.set_xticks(range(len(settings)), names, fontsize=9)
+        axis.set(xlabel=symbol, xlim=(-0.5, len(settings) - 0.5))
+    axes[0, 0].set_ylabel(value)
+    axes[0, -1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -167,7 +167,10 @@ class MixupCAM(ActivationNet):
         self.concentration = {"weights": concentration_weights, "reduction": concentration_reduction}
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Equation 2.5. batch: image (B, 3, H, W), label (B, C) -> loss and its unweighted parts."""
+        """Equation 2.5. batch: image (B, 3, H, W), label (B, C) -> loss and its unweighted parts.
+
+        All three losses see the maps of one pass, after the dropout if there is any.
+        """
         mixing = draw_mixing(len(batch["image"]), self.alpha, self.lambda_per)
         labels = mixup(batch["label"], *mixing)
         maps = self.class_maps(mixup(batch["image"], *mixing))
