@@ -87,7 +87,12 @@ def test_maps_are_those_of_the_parent_head_and_of_the_photos_sub_categories(stud
     data, scale = study.data.train, study.config.maps
     maps = study.response_maps("sc_cam", 0, rounds=1)
     assert maps.labels["rounds"] == 1
-    assert study._training_maps(study.response_maps("sc_cam", 0, "val", rounds=1)) == maps  # for refining
+    val = study.response_maps("sc_cam", 0, "val", rounds=1)
+    assert study._training_maps(val) == maps  # for refining
+    other = study.varied({"sc_cam.weight": 1.0, "sc_cam.clusters": 1})
+    assert other._training_maps(maps) == maps
+    with pytest.raises(ValueError, match="come from a study with other settings"):
+        other._training_maps(val)
     model = study._trained_classifier(first)
     id = max(data.ids, key=lambda i: data.label(i).sum())
     image = torch.from_numpy(data.image(id)).permute(2, 0, 1)[None]

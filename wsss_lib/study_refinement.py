@@ -39,8 +39,18 @@ class StudyRefinement:
         return walks[by](maps)
 
     def _training_maps(self, maps: Artifact) -> Artifact:
-        """The training photos' maps of the classifier that made `maps`."""
+        """The training photos' maps of the classifier that made `maps`.
+
+        Raises:
+            ValueError: another study's classifier made maps of other photos, so these are unknown here.
+        """
+        if maps.labels["split"] == "train":
+            return maps
         method, seed, rounds = (maps.labels.get(label) for label in ("method", "seed", "rounds"))
+        if self.classifier(method, seed, rounds).key not in maps.provenance()["inputs"]:
+            raise ValueError(
+                f"The {maps.title} come from a study with other settings; refine them with that study."
+            )
         return self.response_maps(method, seed, rounds=rounds)
 
     # --- AffinityNet -------------------------------------------------------------------------------------
