@@ -25,6 +25,16 @@ def test_with_an_augmented_list_only_official_photos_are_scored(tiny_voc):
     assert data.classes == ("background", "cat", "dog")
 
 
+def test_a_limit_keeps_the_scored_photos_first(tiny_voc):
+    lists = tiny_voc / "ImageSets" / "Segmentation"
+    (lists / "train_aug.txt").write_text((lists / "train.txt").read_text())
+    (lists / "train.txt").write_text("b2\na2\n")
+    kept = [Splits(tiny_voc, None, "masks", limit).train.ids for limit in (1, 2, 3, 4)]
+    assert kept == [["a2"], ["a2", "b2"], ["a2", "b2", "a1"], ["a2", "b2", "a1", "a3"]]
+    assert Splits(tiny_voc, None, "masks", 3).scored("train") == ["a2", "b2"]
+    assert Splits(tiny_voc, None, "masks", None).train.ids == ["a1", "a2", "a3", "b1", "b2"]
+
+
 def test_the_list_test_is_read_without_labels_and_masks(tiny_voc):
     (tiny_voc / "ImageSets" / "Segmentation" / "test.txt").write_text("a3\nb1\n")
     for id in ("a3", "b1"):

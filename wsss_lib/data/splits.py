@@ -13,7 +13,8 @@ from wsss_lib.data.voc import VOCDataset
 class Splits:
     """Train, val and test of a folder in VOC layout; arguments as in `VOCDataset`.
 
-    `limit` bounds the photos learned from and those of val and test, so that a dry run is quick.
+    `limit` bounds the photos learned from and those of val and test, so that a dry run is quick; of the photos
+    learned from it keeps those first on which training maps are scored.
     """
 
     def __init__(
@@ -21,8 +22,8 @@ class Splits:
     ):
         self.root, self._classes, self._labels, self._limit = Path(root), classes, labels, limit
 
-    def _read(self, split: str) -> VOCDataset:
-        return VOCDataset(self.root, split, self._classes, self._labels, self._limit)
+    def _read(self, split: str, first: str | None = None) -> VOCDataset:
+        return VOCDataset(self.root, split, self._classes, self._labels, self._limit, first)
 
     @cached_property
     def _official(self) -> VOCDataset:
@@ -33,7 +34,7 @@ class Splits:
         """Photos to learn from: the list train_aug where there is one, else train."""
         lists = self._official.root / "ImageSets" / "Segmentation"
         augmented = any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
-        return self._read("train_aug" if augmented else "train")
+        return self._read("train_aug" if augmented else "train", first="train")
 
     @cached_property
     def val(self) -> VOCDataset:

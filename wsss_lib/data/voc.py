@@ -40,6 +40,7 @@ class VOCDataset:
             Annotations/<id>.xml, difficult ones included), a CSV (columns id, then class names; 0 or 1),
             an npz (arrays ids, classes, labels), or "none" (labels are NaN: for splits like VOC's test).
         limit: keep the first `limit` images, so that a larger limit contains the smaller.
+        first: name of a list whose images a limit keeps before the others.
 
     Attributes:
         ids: image ids in the order of the list.
@@ -59,6 +60,7 @@ class VOCDataset:
         classes: Sequence[str] | None = None,
         labels: str | Path = "masks",
         limit: int | None = None,
+        first: str | None = None,
     ):
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; give a positive number of images, or None for all.")
@@ -76,6 +78,9 @@ class VOCDataset:
 
         list_file = _find_list(self.root, split)
         listed = _read_list(list_file)
+        if limit and first:
+            before = set(_read_list(_find_list(self.root, first)))
+            listed.sort(key=lambda id: id not in before)  # stable: in the order of the list otherwise
         images = _files(self.root / "JPEGImages", ".png", ".jpeg", ".jpg")
         missing = [id for id in listed if id not in images]
         if missing:
