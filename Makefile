@@ -9,8 +9,9 @@ RUN       := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PARTIAL   := $(VENV)/.partial
 
-# Threads that wait for each other sleep: on a busy machine spinning makes torch several times slower.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait for each other spin for microseconds, then sleep. Training alone on two cores is 13 % faster than with
+# no spinning at all; with torch's default it is three times slower as soon as the machine is busy.
+export GOMP_SPINCOUNT ?= 5000
 
 # A python on the PATH may be a shim that does not run, or lack venv or the headers: each candidate is tried.
 CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3)
