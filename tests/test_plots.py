@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss_lib.plots import caption, picture_grid, sensitivity
+from wsss_lib.plots import caption, differences, picture_grid, sensitivity
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +41,15 @@ def test_captions_stand_in_the_pictures_row_by_row():
     assert [axis.texts[0].get_text() for axis in figure.axes] == ["one", "", "three", "four"]
     with pytest.raises(ValueError, match="zip"):
         caption(figure, ["one"])
+
+
+def test_differences_draw_a_line_per_row_from_the_top():
+    columns = {"difference": [1.0, -2.0], "95% low": [-0.5, -3.0], "95% high": [1.5, -1.75]}
+    figure = differences(pd.DataFrame(columns, index=["a − b", "c − b"]), "points")
+    (axis,) = figure.axes
+    (points, _, (bars,)) = axis.containers[0]
+    np.testing.assert_allclose(points.get_xydata(), [[1, 1], [-2, 0]])
+    np.testing.assert_allclose([bar[:, 0] for bar in bars.get_segments()], [[-0.5, 1.5], [-3, -1.75]])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a − b", "c − b"]
+    assert axis.get_yticks().tolist() == [1, 0]
+    assert axis.get_xlabel() == "points"

@@ -62,3 +62,14 @@ def test_errors_of_the_work_pass_through():
 
     with pytest.raises(ValueError, match="photo 2"):
         list(report(failing(), "maps", unit="photo", total=2))
+
+
+def test_a_notebook_is_watched_unless_reproduce_runs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    monkeypatch.delenv("WSSS_PROGRESS", raising=False)
+    assert not progress.watched()
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert progress.watched()
+    monkeypatch.setenv("WSSS_PROGRESS", "plain")
+    assert not progress.watched()

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from wsss_lib import tables
+from wsss_lib.classifiers import METHODS
 
 
 def test_reported_reads_a_papers_table():
@@ -72,3 +73,11 @@ def test_one_seed_has_no_standard_deviation():
     assert read.loc["CAM"].tolist() == ["48.0", "40.0"]
     averaged = tables.readable(tables.beside(ours.drop(columns="seed"), papers, on=["stage"]))
     assert averaged.columns.tolist() == ["reported (voc2012)", "reproduced (scenes)"]
+
+
+def test_every_method_has_its_name_in_the_papers():
+    printed = {
+        name for table in tables.PAPERS.glob("*/tables/*.csv") for name in pd.read_csv(table)["method"]
+    }
+    assert METHODS.keys() <= tables.PAPER_NAMES.keys()
+    assert set(tables.PAPER_NAMES.values()) <= printed

@@ -9,6 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from wsss_lib.statistics import LEVEL
+
 VOID = (0.88, 0.88, 0.88)
 
 
@@ -160,6 +162,23 @@ def class_bars(table: pd.DataFrame, value: str) -> Figure:
     axis.legend(
         fontsize=8, frameon=False, ncols=min(4, table.shape[1]), loc="upper center", bbox_to_anchor=(0.5, 1.2)
     )
+    return figure
+
+
+def differences(table: pd.DataFrame, value: str) -> Figure:
+    """Differences with their intervals, as `Study.compare` has them: a line per row, the first on top.
+
+    Args:
+        table: index names the rows; value: axis label.
+    """
+    low, high = (table[f"{LEVEL:.0%} {end}"] for end in ("low", "high"))
+    figure, axis = plt.subplots(figsize=(6.2, 0.3 * len(table) + 0.9), layout="constrained")
+    places = np.arange(len(table))[::-1]
+    reach = np.stack([table["difference"] - low, high - table["difference"]])
+    axis.errorbar(table["difference"], places, xerr=reach, fmt="o", capsize=3)
+    axis.axvline(0, color="0.35", linestyle=":", linewidth=1)
+    axis.set_yticks(places, table.index, fontsize=8)
+    axis.set(xlabel=value, ylim=(-0.6, len(table) - 0.4))
     return figure
 
 

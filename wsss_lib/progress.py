@@ -12,12 +12,22 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15
 
 
-def report(items: Iterable[T], title: str, *, unit: str, total: int, initial: int = 0) -> Iterator[T]:
-    """Pass `items` on while showing how many of `total` are done; `initial` of them were done before."""
+def watched() -> bool:
+    """Whether somebody sits before a notebook: it runs in a kernel, and not by `reproduce`, which asks for
+    plain lines.
+    """
     # asked of IPython itself: other packages import ipykernel without running in a kernel
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    interactive = hasattr(shell, "kernel") or sys.stderr.isatty()
-    if interactive and os.environ.get("WSSS_PROGRESS") != "plain":
+    return hasattr(shell, "kernel") and not _plain()
+
+
+def _plain() -> bool:
+    return os.environ.get("WSSS_PROGRESS") == "plain"
+
+
+def report(items: Iterable[T], title: str, *, unit: str, total: int, initial: int = 0) -> Iterator[T]:
+    """Pass `items` on while showing how many of `total` are done; `initial` of them were done before."""
+    if watched() or (sys.stderr.isatty() and not _plain()):
         yield from tqdm(items, desc=title, unit=unit, total=total, initial=initial)
         return
     start = spoken = time.monotonic()

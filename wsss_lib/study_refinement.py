@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsss_lib.affinity_walk import affinity_walk
 from wsss_lib.cache import Artifact
-from wsss_lib.crf import background_score
-from wsss_lib.data.examples import AffinityExamples, SegmentationExamples
+from wsss_lib.data.examples import AffinityExamples, SegmentationExamples, photo_tensor
 from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.transforms import affinity_transform, normalise, segmentation_transform
 from wsss_lib.data.voc import IGNORE
 from wsss_lib.inference import multi_scale, write_maps
 from wsss_lib.irn_walk import write_boundary_walk
-from wsss_lib.models.affinity import GRID, AffinityNet, affinity_labels, to_cells
+from wsss_lib.models.affinity import AffinityNet, affinity_labels
 from wsss_lib.models.irn import IRN
-from wsss_lib.random_walk import random_walk
+from wsss_lib.random_walk import Offsets
 from wsss_lib.refinement import (
     Background,
     over_processes,
@@ -95,10 +95,10 @@ class StudyRefinement:
             model = load_trained(self._affinity_net(maps.labels["seed"]), net.path).to(self.device)
 
             def walked(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-                with torch.inference_mode():
-                    affinity = model(normalise(images, model.backbone.mean, model.backbone.std))
+                loaded = [ScoreMaps.load(maps.file(f"{id}.npz")) for id in ids]
                 return [
-                    self._walk(a, maps.file(f"{id}.npz"), model) for a, id in zip(affinity, ids, strict=True)
+                    affinity_walk(one, affinity, model.offsets, walk, walk.alpha_sweep)
+                    for one, affinity in zip(loaded, self._affinities(model, images), strict=True)
                 ]
 
             write_maps(data, out, title, self.config.maps.batch, self.device, walked)
@@ -108,14 +108,17 @@ class StudyRefinement:
             {**maps.labels, "stage": "CAM+RW"},
         )  # fmt: skip
 
-    def _walk(self, affinity: Tensor, file: Path, model: AffinityNet) -> ScoreMaps:
-        walk, maps = self.config.walk, ScoreMaps.load(file)
-        full = maps.full()
-        backgrounds = [background_score(full, alpha)[None] for alpha in walk.alpha_sweep]
-        cells = to_cells(torch.from_numpy(np.concatenate([*backgrounds, full])), GRID).to(affinity.device)
-        walked = random_walk(cells, affinity, model.offsets, walk.beta, walk.steps, walk.psa_compat)
-        classes = np.concatenate([np.zeros(len(backgrounds), int), maps.classes])
-        return ScoreMaps(classes, walked.cpu().numpy(), maps.size, GRID)
+    def photo_affinity(self, maps: Artifact, id: str) -> tuple[Tensor, Offsets]:
+        """Affinities (K, h, w) of one photo of `maps`, and their offsets; computed anew at each call."""
+        net = self.affinity_net(self._training_maps(maps))
+        model = load_trained(self._affinity_net(maps.labels["seed"]), net.path).to(self.device)
+        image = photo_tensor(self.data.dataset(maps.labels["split"]), id).as_subclass(Tensor)
+        return self._affinities(model, image[None].to(self.device))[0], model.offsets
+
+    @staticmethod
+    @torch.inference_mode()
+    def _affinities(model: AffinityNet, images: Tensor) -> Tensor:
+        return model(normalise(images, model.backbone.mean, model.backbone.std))
 
     def _affinity_net(self, seed: int) -> AffinityNet:
         config = self.config.affinity
