@@ -20,6 +20,7 @@ def set_style() -> None:
     plt.rcParams |= {
         "figure.dpi": 110,
         "savefig.dpi": 160,
+        "savefig.bbox": "tight",  # no label or legend is cut off
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
