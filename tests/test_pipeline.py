@@ -185,7 +185,7 @@ def test_a_plain_cam_covers_the_head_and_misses_the_body(folder):
     study = Study(
         "quick", cache=folder / "cache",
         overrides={
-            "scenes.train": 160, "scenes.val": 1, "classifier.epochs": 4,
+            "scenes.train": 120, "scenes.val": 1, "classifier.epochs": 4,
             "maps.scales": [1.0], "maps.flip": False,
         },
     )  # fmt: skip

@@ -13,8 +13,8 @@ from wsss_lib.data.voc import VOCDataset
 class Splits:
     """Train, val and test of a folder in VOC layout; arguments as in `VOCDataset`.
 
-    `limit` bounds the photos learned from and those of val and test, so that a dry run is quick; of the photos
-    learned from it keeps those first on which training maps are scored.
+    `limit` bounds the photos learned from and those of val and test, so that a dry run is quick; of those
+    learned from it first keeps the ones on which training maps are scored.
     """
 
     def __init__(
