@@ -305,6 +305,12 @@ def _(folder):
     voc_study(folder).classifier("cams", 0)
 
 
+@case("Maps are refined with the study of other settings", study=True)
+def _(folder):
+    study = tiny_study(folder, **HERE)
+    study.varied({"classifier.epochs": 4}).refine(study.response_maps("cam", 0, "val"))
+
+
 @case("The weights file is missing")
 def _(folder):
     voc_study(folder, **{"backbone.weights": str(folder / "weights.pth")}).classifier("cam", 0)
