@@ -188,3 +188,13 @@ def test_values_are_yaml(text, value):
 def test_torch_is_not_imported():
     code = "import sys, wsss_lib.reproduce; sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_make_passes_several_parameters_as_one_argument(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(reproduce, "assign", lambda notebooks, always, further: asked.update(further) or {})
+    values = """refine_all=true  sensitivity=false overrides={"sc_cam.clusters": 3, "seeds": [1, 2]}"""
+    assert reproduce.main(["--parameters", values, "--results", str(tmp_path)]) == 0
+    assert asked == {
+        "refine_all": True, "sensitivity": False, "overrides": {"sc_cam.clusters": 3, "seeds": [1, 2]},
+    }  # fmt: skip

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -196,7 +197,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     asked = {name: value for name, value in asked.items() if value is not None}
     try:
         load_config(options.preset)  # a wrong preset stops here, not in every notebook
-        further = dict(parse_assignment(text) for text in options.parameters)
+        # make passes all of PARAMETERS as one argument
+        pairs = [pair for text in options.parameters for pair in re.split(r"\s+(?=\w+=)", text.strip())]
+        further = dict(map(parse_assignment, pairs))
         for name in further.keys() & {*always, "root", "classes", "seeds", "cache"}:
             raise ValueError(f"give the parameter {name!r} as the option --{name}, not in --parameters")
         plan = assign(select(options.notebooks), always, asked | further)
