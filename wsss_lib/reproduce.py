@@ -151,6 +151,7 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
             language="python",
             cwd=ROOT,
             progress_bar=False,
+            start_timeout=600,  # seconds; on a machine under load a kernel takes more than papermill's 60
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
         )
