@@ -260,6 +260,20 @@ def test_a_step_is_the_weighted_sum_on_the_mixed_photos(ent, con, entropy_of):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("entropy_of", ["places", "photo"])
+def test_each_loss_teaches_head_and_features_and_a_weight_of_zero_silences_it(entropy_of):
+    model = MixupCAM(tiny_backbone(), 4, 0.5, 0, 0, entropy_of=entropy_of).train()
+    taught = [p for p in model.parameters() if p.requires_grad]
+    torch.manual_seed(3)
+    losses = model.training_step(given(), 0)
+    gradients = {name: torch.autograd.grad(loss, taught, retain_graph=True) for name, loss in losses.items()}
+    for name in ("L_cls", "L_ent", "L_con"):
+        of = dict(zip((id(p) for p in taught), gradients[name], strict=True))
+        assert of[id(model.classifier.weight)].abs().max() > 0
+        assert of[id(taught[0])].abs().max() > 0
+    torch.testing.assert_close(gradients["loss"], gradients["L_cls"])
+
+
 def test_nothing_is_mixed_in_evaluation():
     mixed, plain = MixupCAM(tiny_backbone(), 4, 0.2, 0.02, 2e-4).eval(), CAM(tiny_backbone(), 4).eval()
     plain.load_state_dict(mixed.state_dict())

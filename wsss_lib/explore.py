@@ -1,7 +1,7 @@
 """One photo and the settings between its class activation map and its mask, to be moved by hand.
 
 `look` is what the stages do to one photo; `page` puts sliders before it. Both use the study's networks and
-change nothing in its cache.
+change nothing that is in its cache.
 """
 
 import io
