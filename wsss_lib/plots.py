@@ -153,16 +153,14 @@ def sensitivity(
 def class_bars(table: pd.DataFrame, value: str) -> Figure:
     """Grouped bars: one group per row (class), one bar per column (stage), values in %."""
     hatches = ("", "//", "..", "xx", "--", "\\\\")
-    figure, axis = plt.subplots(figsize=(max(5.4, 0.9 * len(table) + 1.6), 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(max(5.4, 0.9 * len(table) + 3.6), 3.2), layout="constrained")
     table.plot.bar(ax=axis, width=0.8, edgecolor="white", linewidth=0.4)
     for container, hatch in zip(axis.containers, hatches, strict=False):
         for bar in container:
             bar.set_hatch(hatch)
     axis.set(xlabel="", ylabel=value, ylim=(0, 100))
     axis.tick_params(axis="x", rotation=30)
-    axis.legend(
-        fontsize=8, frameon=False, ncols=min(4, table.shape[1]), loc="upper center", bbox_to_anchor=(0.5, 1.2)
-    )
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
