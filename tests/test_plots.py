@@ -43,6 +43,13 @@ def test_captions_stand_in_the_pictures_row_by_row():
         caption(figure, ["one"])
 
 
+def test_a_row_is_as_high_as_its_picture_and_an_upright_one_as_high_as_wide():
+    rows = [{"a": np.zeros((*shape, 3), np.uint8)} for shape in ((4, 8), (6, 6), (12, 4))]
+    figure = picture_grid(rows, width=2)
+    assert figure.get_size_inches().tolist() == pytest.approx([2, 1 + 2 + 2 + 0.6])
+    assert figure.axes[0].get_gridspec().get_height_ratios() == [0.5, 1, 1]
+
+
 def test_differences_draw_a_line_per_row_from_the_top():
     columns = {"difference": [1.0, -2.0], "95% low": [-0.5, -3.0], "95% high": [1.5, -1.75]}
     figure = differences(pd.DataFrame(columns, index=["a − b", "c − b"]), "points")

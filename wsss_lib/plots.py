@@ -51,13 +51,15 @@ def picture_grid(
 ) -> Figure:
     """One row per mapping of title -> picture; class names (background first) give a legend.
 
-    Pictures are (H, W, 3) in [0, 1] or uint8. Titles stand above the first row.
+    Pictures are (H, W, 3) in [0, 1] or uint8. Titles stand above the first row; a row is as high as its first
+    picture of `width` inches, an upright one as high as it is wide.
     """
     titles = list(pictures[0])
-    height, breadth = next(iter(pictures[0].values())).shape[:2]
+    sizes = [next(iter(row.values())).shape for row in pictures]
+    heights = [min(height / breadth, 1) for height, breadth, _ in sizes]
     figure, axes = plt.subplots(
-        len(pictures), len(titles), squeeze=False, layout="constrained",
-        figsize=(width * len(titles), width * height / breadth * len(pictures) + 0.6),
+        len(pictures), len(titles), squeeze=False, layout="constrained", height_ratios=heights,
+        figsize=(width * len(titles), width * sum(heights) + 0.6),
     )  # fmt: skip
     for row, pictured in zip(axes, pictures, strict=True):
         for axis, title in zip(row, titles, strict=True):
