@@ -19,7 +19,7 @@ SUITABLE   := import os, sys, ensurepip, sysconfig; sys.exit(not ((3, 11) <= sys
 	and os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))))
 USABLE     := import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-REPRODUCE  = $(RUN) -m wsss_lib.reproduce --preset '$(PRESET)' --dataset '$(DATASET)' \
+REPRODUCE  = $(RUN) -m wsss_lib.report.reproduce --preset '$(PRESET)' --dataset '$(DATASET)' \
 	$(if $(ROOT),--root '$(ROOT)') $(if $(CLASSES),--classes $(CLASSES)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(CACHE),--cache '$(CACHE)') $(if $(RESULTS),--results '$(RESULTS)') \
 	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force)
@@ -70,7 +70,7 @@ quickstart: $(INSTALLED) ## Run only notebooks/00_quickstart.ipynb
 	@$(REPRODUCE) --notebooks 00_quickstart
 
 coverage: $(INSTALLED) ## Show which table and figure of the papers each notebook reproduces, and when
-	@$(RUN) -m wsss_lib.coverage $(if $(RESULTS),--results '$(RESULTS)')
+	@$(RUN) -m wsss_lib.report.exhibits $(if $(RESULTS),--results '$(RESULTS)')
 
 test: $(INSTALLED) ## Run the tests, file by file on two processes
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

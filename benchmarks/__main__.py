@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import crf, growth, inference, loading, processes, random_walk
 from benchmarks.measuring import markdown
-from wsss_lib.atomic import save_atomically
-from wsss_lib.cache import environment
+from wsss_lib.runtime.cache import environment
+from wsss_lib.runtime.files import save_atomically
 
 TABLE = Path(__file__).parents[1] / "results" / "benchmarks.md"
 BENCHMARKS = (random_walk, inference, crf, processes, loading, growth)

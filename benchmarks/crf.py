@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.measuring import Row, compare, peaks, seconds_of
 from wsss_lib.crf import background_score, dense_crf, unary_from_scores
-from wsss_lib.data.scene_composition import draw_scene
+from wsss_lib.data.scenes.composition import draw_scene
 from wsss_lib.resampling import to_pixels
 
 SIZE = (375, 500)

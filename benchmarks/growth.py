@@ -10,8 +10,8 @@ from itertools import count, pairwise
 from pathlib import Path
 
 from benchmarks.measuring import Row, compare, peaks, seconds_of
-from wsss_lib.pipeline import Study
-from wsss_lib.refinement import Background
+from wsss_lib.refinement.masks import Background
+from wsss_lib.study.study import Study
 
 PHOTOS = (100, 1000, 3000)
 ROUNDS = 3

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.measuring import Row, compare, peaks, seconds_of
 from wsss_lib.config import load_config
-from wsss_lib.data.scene_composition import CLASSES, draw_scene
+from wsss_lib.data.scenes.composition import CLASSES, draw_scene
 from wsss_lib.inference import multi_scale, response_maps
 from wsss_lib.methods.cam import CAM
 from wsss_lib.models.backbones import build_backbone

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from benchmarks.measuring import Row, compare, peaks, seconds_of
 from wsss_lib.config import load_config
 from wsss_lib.data.examples import ClassificationExamples
-from wsss_lib.data.scenes import generate_scenes
+from wsss_lib.data.scenes.dataset import generate_scenes
 from wsss_lib.data.transforms import classification_transform
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.methods.cam import CAM

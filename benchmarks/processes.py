@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measuring import Row, compare, seconds_of
-from wsss_lib.data.scenes import generate_scenes
-from wsss_lib.data.score_maps import ScoreMaps, load_mask
-from wsss_lib.refinement import Background, over_processes, write_marginals
+from wsss_lib.data.masks import load_mask
+from wsss_lib.data.scenes.dataset import generate_scenes
+from wsss_lib.refinement.masks import Background, over_processes, write_marginals
+from wsss_lib.score_maps import ScoreMaps
 
 SIZE = (160, 192)
 PHOTOS = 24

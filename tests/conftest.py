@@ -9,7 +9,7 @@ from PIL import Image
 # id: classes in its mask (VOC ids: aeroplane 1, cat 8, dog 12, person 15)
 TINY_VOC = {"a1": (8,), "a2": (8, 15), "a3": (12,), "b1": (1,), "b2": (15, 12)}
 
-LONGEST = ("test_notebooks.py", "test_interruption.py", "test_pipeline.py", "test_distributed.py")
+LONGEST = ("test_notebooks.py", "test_interruption.py", "test_study.py", "test_distributed.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

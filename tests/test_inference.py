@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as VF
 
-from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import (
     batches_of_one_size,
@@ -18,6 +17,7 @@ from wsss_lib.inference import (
     response_maps,
     write_maps,
 )
+from wsss_lib.score_maps import ScoreMaps
 
 
 class CellMeans(nn.Module):

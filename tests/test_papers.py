@@ -10,7 +10,7 @@ import pytest
 import wsss_lib
 from wsss_lib.config import load_config
 from wsss_lib.data.voc import VOC_CLASSES
-from wsss_lib.tables import PAPERS
+from wsss_lib.report.tables import PAPERS
 
 COLUMNS = ["method", "stage", "backbone", "supervision", "dataset", "split", "metric", "class"]  # + own keys
 TABLES = sorted(PAPERS.glob("*/tables/*.csv"))

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from wsss_lib.data.score_maps import ScoreMaps, load_mask, save_mask, voc_palette
+from wsss_lib.data.masks import load_mask, save_mask, voc_palette
+from wsss_lib.score_maps import ScoreMaps
 
 
 @pytest.mark.parametrize(

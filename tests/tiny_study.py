@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss_lib.pipeline import Study
-from wsss_lib.refinement import Background
+from wsss_lib.refinement.masks import Background
+from wsss_lib.study.study import Study
 
 OVERRIDES = {
     "scenes.image_size": [48, 56], "scenes.train": 8, "scenes.val": 4,

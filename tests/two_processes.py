@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from wsss_lib.cache import Cache
 from wsss_lib.config import Optimiser, Schedule
-from wsss_lib.processes import is_main
+from wsss_lib.runtime.cache import Cache
+from wsss_lib.runtime.launch import is_main
 from wsss_lib.training import SeededExamples, train
 
 SGD = Optimiser(

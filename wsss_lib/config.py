@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from wsss_lib.crf import CRF_PARAMETERS
-from wsss_lib.sentences import brief
+from wsss_lib.runtime.errors import brief
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as VF
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.data.examples import photo_tensor
-from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.data.transforms import normalise
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.losses import global_average_pool
-from wsss_lib.progress import report
 from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix
+from wsss_lib.runtime.files import save_atomically
+from wsss_lib.runtime.progress import report
+from wsss_lib.score_maps import ScoreMaps
 
 # On a CPU one large pass is slower than several small ones, whose activations stay in the caches. Measured:
 # EfficientNet-Lite0 is fastest at 0.1 to 0.25 million pixels a pass; a million takes 1.5 times as long.

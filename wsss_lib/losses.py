@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss_lib.data.voc import IGNORE
+from wsss_lib.data.masks import IGNORE
 
 
 def global_average_pool(maps: Tensor) -> Tensor:

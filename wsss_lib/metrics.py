@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from wsss_lib.data.voc import IGNORE
+from wsss_lib.data.masks import IGNORE
 
 
 def _check_ids(name: str, ids: np.ndarray, num_classes: int) -> None:

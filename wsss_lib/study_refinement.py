@@ -7,24 +7,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_lib.affinity_walk import affinity_walk
-from wsss_lib.cache import Artifact
 from wsss_lib.data.examples import AffinityExamples, SegmentationExamples, photo_tensor
-from wsss_lib.data.score_maps import ScoreMaps
+from wsss_lib.data.masks import IGNORE
 from wsss_lib.data.transforms import affinity_transform, normalise, segmentation_transform
-from wsss_lib.data.voc import IGNORE
 from wsss_lib.inference import multi_scale, write_maps
-from wsss_lib.irn_walk import write_boundary_walk
 from wsss_lib.models.affinity import AffinityNet, affinity_labels
 from wsss_lib.models.irn import IRN
 from wsss_lib.random_walk import Offsets
-from wsss_lib.refinement import (
+from wsss_lib.refinement.affinitynet import affinity_walk
+from wsss_lib.refinement.irn import write_boundary_walk
+from wsss_lib.refinement.masks import (
     Background,
     over_processes,
     write_confident,
     write_marginals,
     write_mask,
 )
+from wsss_lib.runtime.cache import Artifact
+from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.training import load_trained
 
 

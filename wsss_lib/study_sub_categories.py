@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsss_lib.atomic import save_atomically
-from wsss_lib.cache import Artifact, arrays
 from wsss_lib.clustering import ABSENT, sub_categories, sub_labels
 from wsss_lib.data.examples import SubCategoryExamples, photo_tensor
-from wsss_lib.data.score_maps import ScoreMaps
 from wsss_lib.inference import pooled_features, response_maps
 from wsss_lib.methods.sc_cam import SUB_HEAD
+from wsss_lib.runtime.cache import Artifact, arrays
+from wsss_lib.runtime.files import save_atomically
+from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.training import mix_seeds, trained_weights
 
 

@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.config import Optimiser, Schedule
-from wsss_lib.processes import is_main, main_says
-from wsss_lib.progress import report
-from wsss_lib.sentences import brief
+from wsss_lib.runtime.errors import brief
+from wsss_lib.runtime.files import save_atomically
+from wsss_lib.runtime.launch import is_main, main_says
+from wsss_lib.runtime.progress import report
 
 T = TypeVar("T")
 CHECKPOINT, WEIGHTS, HISTORY = "checkpoint.pt", "model.safetensors", "history.csv"

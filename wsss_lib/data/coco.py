@@ -20,11 +20,11 @@ import numpy as np
 from joblib import delayed
 from pycocotools.coco import COCO
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.data.layout import link_photo, list_path, write_lines
-from wsss_lib.data.score_maps import save_mask
-from wsss_lib.pools import pool
-from wsss_lib.progress import report
+from wsss_lib.data.masks import save_mask
+from wsss_lib.runtime.files import save_atomically
+from wsss_lib.runtime.progress import report
+from wsss_lib.runtime.workers import pool
 
 FOLDERS = {"train": "train2014", "val": "val2014"}
 LABELS = "labels.npz"

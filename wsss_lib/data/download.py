@@ -20,11 +20,11 @@ from torchvision.datasets import SBDataset
 from torchvision.datasets.utils import download_url, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.data.coco import convert_coco
 from wsss_lib.data.layout import list_path, read_ids, write_lines
 from wsss_lib.data.published import COCO2014, VOC2012, differences
 from wsss_lib.data.sbd import add_train_aug
+from wsss_lib.runtime.files import save_atomically
 
 SECONDS_OF_SILENCE = 60  # after which a server is given up
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from wsss_lib.data.score_maps import ScoreMaps, load_mask
+from wsss_lib.data.masks import load_mask
 from wsss_lib.data.voc import VOCDataset
+from wsss_lib.score_maps import ScoreMaps
 
 
 def photo_tensor(dataset: VOCDataset, id: str) -> tv_tensors.Image:

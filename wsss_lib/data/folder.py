@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.data.layout import link_photo, list_path, write_lines
+from wsss_lib.runtime.files import save_atomically
 
 PHOTOS = (".jpg", ".jpeg", ".png")
 

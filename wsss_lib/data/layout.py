@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from wsss_lib.atomic import save_atomically
+from wsss_lib.runtime.files import save_atomically
 
 
 def list_path(root: Path, split: str) -> Path:

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from scipy.io import loadmat
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.data.layout import list_path, read_ids, write_lines
-from wsss_lib.data.score_maps import save_mask
-from wsss_lib.progress import report
+from wsss_lib.data.masks import save_mask
+from wsss_lib.runtime.files import save_atomically
+from wsss_lib.runtime.progress import report
 
 ANNOTATED = 11355
 """Photos in SBD's archive, for the progress bar."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_lib.atomic import save_atomically
 from wsss_lib.data.layout import list_path, read_ids
 from wsss_lib.data.photos import open_image
 from wsss_lib.data.voc import VOC_CLASSES, VOCDataset
+from wsss_lib.runtime.files import save_atomically
 
 
 def write_submission(data: VOCDataset, masks: Path, archive: Path, competition: str = "comp6") -> Path:

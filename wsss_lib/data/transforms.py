@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from wsss_lib.data.voc import IGNORE
+from wsss_lib.data.masks import IGNORE
 
 PSA_JITTER = (0.3, 0.3, 0.3, 0.1)
 """Brightness, contrast, saturation and hue jitter of psa (Ahn & Kwak, CVPR 2018) and its descendants."""

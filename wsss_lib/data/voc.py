@@ -16,13 +16,13 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from wsss_lib.data.masks import IGNORE
 from wsss_lib.data.photos import open_image, read_image, read_image_size
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-IGNORE = 255
 
 
 class VOCDataset:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_lib.data.voc import IGNORE
+from wsss_lib.data.masks import IGNORE
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.random_walk import Offsets, neighbour_offsets, pair_affinity, valid_pairs
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from wsss_lib.models import resnet38
 from wsss_lib.models.caffe_resnet import CAFFE_MEAN, CAFFE_STD, caffe_resnet, from_deeplab_pytorch
 from wsss_lib.models.mxnet_params import read_params
-from wsss_lib.sentences import brief
+from wsss_lib.runtime.errors import brief
 
 IMAGENET = "imagenet"
 RANDOM = "random"

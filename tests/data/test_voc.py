@@ -1,0 +1,365 @@
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_VOC, save_mask
+from PIL import Image
+
+from wsss_lib.data.voc import VOC_CLASSES, VOCDataset
+
+SUBSET = Path(
+    os.environ.get("WSSS_VOC_ROOT")
+    or Path(__file__).parents[3] / "shared" / "data" / "voc_subset" / "VOCdevkit" / "VOC2012"
+)
+SIX = ("cat", "cow", "dog", "horse", "person", "sheep")
+
+
+def lists(root: Path, name: str) -> Path:
+    return root / "ImageSets" / "Segmentation" / f"{name}.txt"
+
+
+def write_csv(root: Path, rows: dict[str, tuple[int, ...]], classes=VOC_CLASSES) -> Path:
+    lines = [f"id,{','.join(classes)}"]
+    for id, present in rows.items():
+        lines.append(f"{id},{','.join(str(int(VOC_CLASSES.index(c) + 1 in present)) for c in classes)}")
+    path = root / "labels.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def multi_hot(present, classes=VOC_CLASSES):
+    return np.array([VOC_CLASSES.index(name) + 1 in present for name in classes], np.float32)
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def test_all_classes(tiny_voc):
+    dataset = VOCDataset(tiny_voc, "train")
+    assert dataset.ids == list(TINY_VOC)
+    assert len(dataset) == 5
+    assert dataset.classes == VOC_CLASSES
+    assert dataset.skipped == []
+    assert dataset.labels.dtype == np.float32
+    np.testing.assert_array_equal(dataset.labels, [multi_hot(c) for c in TINY_VOC.values()])
+    np.testing.assert_array_equal(dataset.label("a2"), multi_hot(TINY_VOC["a2"]))
+    assert dataset.image("a1").shape == (24, 32, 3)
+    assert dataset.image_size("a1") == (24, 32)
+    assert dataset.image_path("a1") == tiny_voc / "JPEGImages" / "a1.jpg"
+    assert dataset.mask_path("a1") == tiny_voc / "SegmentationClass" / "a1.png"
+    mask = dataset.mask("a2")
+    assert mask.dtype == np.uint8
+    assert mask.shape == (24, 32)
+    assert (mask[10, 5], mask[10, 20], mask[4, 5], mask[0, 0]) == (8, 15, 255, 0)
+
+
+def test_restricted_classes_get_new_ids_and_the_others_become_void(tiny_voc):
+    dataset = VOCDataset(tiny_voc, "train", classes=["person", "cat"])
+    assert dataset.classes == ("person", "cat")
+    assert dataset.ids == ["a1", "a2", "b2"]
+    assert dataset.skipped == ["a3", "b1"]
+    np.testing.assert_array_equal(dataset.labels, [[0, 1], [1, 1], [1, 0]])
+    full = VOCDataset(tiny_voc, "train")
+    for id in dataset.ids:
+        expected = np.full((24, 32), 255)
+        for new, old in ((0, 0), (1, 15), (2, 8)):
+            expected[full.mask(id) == old] = new
+        np.testing.assert_array_equal(dataset.mask(id), expected)
+
+
+@pytest.mark.parametrize("inner", ["", "VOC2012", "VOCdevkit/VOC2012"])
+def test_root_may_be_an_outer_folder(tiny_voc, tmp_path, inner):
+    outer = tmp_path / "outer"
+    (outer / inner).parent.mkdir(parents=True, exist_ok=True)
+    tiny_voc.rename(outer / inner)
+    assert VOCDataset(str(outer), "val").ids == ["b1", "b2"]
+
+
+@pytest.mark.parametrize(("file", "asked"), [("train_aug", "trainaug"), ("trainaug", "train_aug")])
+def test_trainaug_alias(tiny_voc, file, asked):
+    lists(tiny_voc, "val").rename(lists(tiny_voc, file))
+    assert VOCDataset(tiny_voc, asked).ids == ["b1", "b2"]
+    lists(tiny_voc, asked).write_text("a1\n")  # the list of that very name comes first
+    assert VOCDataset(tiny_voc, asked).ids == ["a1"]
+
+
+def test_lists_with_windows_newlines_blanks_and_byte_order_mark(tiny_voc):
+    lists(tiny_voc, "val").write_bytes(b"\xef\xbb\xbfb1 \r\n\r\n  b2\t\r\n\n")
+    assert VOCDataset(tiny_voc, "val").ids == ["b1", "b2"]
+
+
+def test_classes_txt_replaces_the_voc_classes(tiny_voc):
+    names = tuple(f"thing{i}" for i in range(15))
+    (tiny_voc / "classes.txt").write_text("\n".join(names) + "\n\n")
+    assert VOCDataset(tiny_voc, "train").classes == names
+    assert VOCDataset(tiny_voc, "train", ["thing7"]).ids == ["a1", "a2"]
+
+
+def test_official_masks_are_preferred_over_augmented_ones(tiny_voc):
+    (tiny_voc / "SegmentationClassAug").mkdir()
+    shutil.move(tiny_voc / "SegmentationClass" / "a1.png", tiny_voc / "SegmentationClassAug" / "a1.png")
+    Image.fromarray(np.full((24, 32), 1, np.uint8)).save(tiny_voc / "SegmentationClassAug" / "a2.png")
+    dataset = VOCDataset(tiny_voc, "train")
+    assert dataset.mask_path("a1").parent.name == "SegmentationClassAug"
+    np.testing.assert_array_equal(dataset.labels, [multi_hot(c) for c in TINY_VOC.values()])
+
+
+def test_grey_masks_are_indices_too(tiny_voc):
+    expected = VOCDataset(tiny_voc, "train").mask("a2")
+    Image.fromarray(expected).save(tiny_voc / "SegmentationClass" / "a2.png")
+    np.testing.assert_array_equal(VOCDataset(tiny_voc, "train").mask("a2"), expected)
+
+
+def test_a_larger_limit_contains_the_smaller(tiny_voc):
+    every = VOCDataset(tiny_voc, "train", ["person", "aeroplane"]).ids
+    assert every == ["a2", "b1", "b2"]
+    for limit in (1, 2, 3, 4):
+        dataset = VOCDataset(tiny_voc, "train", ["person", "aeroplane"], limit=limit)
+        assert dataset.ids == every[:limit]
+        assert len(dataset.labels) == len(dataset)
+
+
+def test_photo_turned_by_exif_fits_its_upright_mask(tiny_voc):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (24, 32)).save(tiny_voc / "JPEGImages" / "a1.jpg", exif=exif)  # stored 32 high, 24 wide
+    dataset = VOCDataset(tiny_voc, "train")
+    assert dataset.image_size("a1") == (24, 32) == dataset.image("a1").shape[:2] == dataset.mask("a1").shape
+
+
+def test_dataset_travels_to_worker_processes(tiny_voc):
+    dataset = VOCDataset(tiny_voc, "train")
+    copy = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(copy.mask("b2"), dataset.mask("b2"))
+
+
+# --- label sources ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [None, ["dog", "cat"]])
+def test_label_sources_agree(tiny_voc, classes):
+    csv = write_csv(tiny_voc, dict(reversed(TINY_VOC.items())))
+    npz = tiny_voc / "labels.npz"
+    labels = np.array([multi_hot(c) for c in TINY_VOC.values()])[::-1, ::-1]
+    np.savez(npz, ids=list(TINY_VOC)[::-1], classes=VOC_CLASSES[::-1], labels=labels)
+    expected = VOCDataset(tiny_voc, "train", classes)
+    for source in ("xml", csv, str(npz)):
+        dataset = VOCDataset(tiny_voc, "train", classes, labels=source)
+        assert dataset.ids == expected.ids
+        assert dataset.skipped == expected.skipped
+        np.testing.assert_array_equal(dataset.labels, expected.labels)
+        assert dataset.fingerprint() == expected.fingerprint()
+
+
+def test_xml_counts_difficult_objects(tiny_voc):
+    (tiny_voc / "Annotations" / "b1.xml").write_text(
+        "<annotation><object><name>sofa</name><difficult>1</difficult></object></annotation>"
+    )
+    assert VOCDataset(tiny_voc, "val", labels="xml").label("b1")[VOC_CLASSES.index("sofa")] == 1
+
+
+def test_table_may_hold_only_the_wanted_classes_and_more_images(tiny_voc):
+    csv = write_csv(tiny_voc, TINY_VOC, ("dog", "person"))
+    dataset = VOCDataset(tiny_voc, "val", ["dog"], labels=csv)
+    assert dataset.ids == ["b2"]
+    with pytest.raises(ValueError, match=r"labels\.csv has no column for class 'cat'"):
+        VOCDataset(tiny_voc, "train", ["dog", "cat"], labels=csv)
+
+
+def test_split_without_masks(tiny_voc):
+    csv = write_csv(tiny_voc, TINY_VOC)
+    shutil.rmtree(tiny_voc / "SegmentationClass")
+    labelled = VOCDataset(tiny_voc, "val", labels=csv)
+    assert labelled.label("b1").sum() == 1
+    unlabelled = VOCDataset(tiny_voc, "val", labels="none")
+    assert np.isnan(unlabelled.labels).all()
+    for dataset in (labelled, unlabelled):
+        assert dataset.ids == ["b1", "b2"]
+        assert dataset.image("b1").shape == (*dataset.image_size("b1"), 3)
+        assert len(dataset.fingerprint()) == 64
+        with pytest.raises(FileNotFoundError, match=r"SegmentationClass holds no mask b1\.png; .*'none'"):
+            dataset.mask("b1")
+    with pytest.raises(FileNotFoundError, match=r"no mask b1\.png"):
+        VOCDataset(tiny_voc, "val")
+
+
+# --- fingerprint -----------------------------------------------------------------------------------------
+
+
+def test_fingerprint_does_not_depend_on_the_place(tiny_voc, tmp_path):
+    before = VOCDataset(tiny_voc, "train").fingerprint()
+    assert VOCDataset(shutil.copytree(tiny_voc, tmp_path / "b" / "VOC2012"), "train").fingerprint() == before
+
+
+def test_fingerprint_changes_with_ids_classes_labels_and_files(tiny_voc):
+    seen = {VOCDataset(tiny_voc, "train").fingerprint()}
+
+    def expect_new(**options):
+        new = VOCDataset(tiny_voc, options.pop("split", "train"), **options).fingerprint()
+        assert new not in seen
+        seen.add(new)
+
+    expect_new(split="val")
+    expect_new(limit=4)
+    expect_new(classes=["person", "dog"])
+    expect_new(classes=["dog", "person"])
+    expect_new(labels=write_csv(tiny_voc, TINY_VOC | {"a1": (1,)}))
+    for file in ("JPEGImages/a1.jpg", "SegmentationClass/a1.png"):
+        with open(tiny_voc / file, "ab") as stream:
+            stream.write(b"x")
+        expect_new()
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+
+def expect_error(kind, pattern, root, split="train", **options):
+    with pytest.raises(kind, match=pattern) as caught:
+        VOCDataset(root, split, **options)
+    assert re.search(r"\.\Z", str(caught.value)), "an error is one sentence"
+
+
+def test_missing_root_and_list(tiny_voc, tmp_path):
+    expect_error(FileNotFoundError, r"nowhere holds no JPEGImages.*give the folder", tmp_path / "nowhere")
+    expect_error(FileNotFoundError, r"no list .*tset\.txt; .*one of: train, val", tiny_voc, "tset")
+
+
+def test_empty_list_and_repeated_id(tiny_voc):
+    lists(tiny_voc, "empty").write_text("\n \n")
+    expect_error(ValueError, r"empty\.txt is empty", tiny_voc, "empty")
+    lists(tiny_voc, "twice").write_text("a1\na2\na1\n")
+    expect_error(ValueError, r"twice\.txt names 'a1' more than once", tiny_voc, "twice")
+
+
+def test_missing_image(tiny_voc):
+    (tiny_voc / "JPEGImages" / "a3.jpg").unlink()
+    expect_error(FileNotFoundError, r"train\.txt lists 1 images .*JPEGImages does not hold.*'a3'", tiny_voc)
+
+
+def test_id_of_another_split(tiny_voc):
+    dataset = VOCDataset(tiny_voc, "val")
+    with pytest.raises(FileNotFoundError, match="'a1' is not in split 'val'"):
+        dataset.image("a1")
+    with pytest.raises(KeyError, match="'a1' is not in split 'val'"):
+        dataset.label("a1")
+
+
+def test_truncated_photo(tiny_voc):
+    path = tiny_voc / "JPEGImages" / "a1.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+    dataset = VOCDataset(tiny_voc, "train")
+    with pytest.raises(ValueError, match=r"a1\.jpg is damaged .*truncated"):
+        dataset.image("a1")
+
+
+@pytest.mark.parametrize("keep", [20, 60, -40])
+def test_truncated_mask(tiny_voc, keep):
+    path = tiny_voc / "SegmentationClass" / "a1.png"
+    path.write_bytes(path.read_bytes()[:keep])
+    expect_error(ValueError, r"a1\.png is damaged", tiny_voc)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16"])
+def test_mask_that_is_no_index_image(tiny_voc, mode):
+    Image.new(mode, (32, 24)).save(tiny_voc / "SegmentationClass" / "a1.png")
+    expect_error(ValueError, rf"a1\.png is of mode {mode}, .*palette", tiny_voc)
+
+
+def test_mask_of_another_size(tiny_voc):
+    save_mask(np.full((24, 31), 8, np.uint8), tiny_voc / "SegmentationClass" / "a1.png")
+    expect_error(ValueError, r"a1\.png is \(24, 31\) .*photo is \(24, 32\)", tiny_voc)
+    dataset = VOCDataset(tiny_voc, "train", labels="xml")  # reads no mask yet
+    with pytest.raises(ValueError, match=r"a1\.png is \(24, 31\) .*photo is \(24, 32\)"):
+        dataset.mask("a1")
+
+
+@pytest.mark.parametrize("classes", [None, ["dog"]])
+def test_mask_id_beyond_the_classes(tiny_voc, classes):
+    save_mask(np.full((24, 32), 21, np.uint8), tiny_voc / "SegmentationClass" / "a1.png")
+    expect_error(ValueError, r"a1\.png holds id 21, but there are 20 classes", tiny_voc, classes=classes)
+
+
+def test_image_without_any_class(tiny_voc):
+    save_mask(np.full((24, 32), 255, np.uint8), tiny_voc / "SegmentationClass" / "a1.png")
+    expect_error(ValueError, r"image 'a1' .*holds no class", tiny_voc)
+    assert VOCDataset(tiny_voc, "train", VOC_CLASSES).skipped == ["a1"]
+    expect_error(ValueError, r"No image .* classes sofa", tiny_voc, classes=["sofa"])
+
+
+def test_wrong_class_names(tiny_voc):
+    expect_error(ValueError, r"classes names the unknown class 'cats'; .*: cat", tiny_voc, classes=["cats"])
+    expect_error(ValueError, r"unknown class 'tv'; .*tvmonitor", tiny_voc, classes=["tv"])
+    expect_error(ValueError, r"'cat' more than once", tiny_voc, classes=["cat", "cat"])
+    expect_error(ValueError, r"classes is empty", tiny_voc, classes=[])
+    (tiny_voc / "classes.txt").write_text("background\ncat\n")
+    expect_error(ValueError, r"classes\.txt names 'background'", tiny_voc)
+    (tiny_voc / "classes.txt").write_text("cat\ncat\n")
+    expect_error(ValueError, r"classes\.txt names class 'cat' more than once", tiny_voc)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_that_keeps_nothing(tiny_voc, limit):
+    expect_error(ValueError, rf"limit is {limit};", tiny_voc, limit=limit)
+
+
+def test_bad_xml(tiny_voc):
+    path = tiny_voc / "Annotations" / "a1.xml"
+    path.write_text("<annotation><object><name>kat</name></object></annotation>")
+    expect_error(ValueError, r"a1\.xml names the unknown class 'kat'; .*cat", tiny_voc, labels="xml")
+    path.write_text("<annotation><object>")
+    expect_error(ValueError, r"a1\.xml is no valid XML", tiny_voc, labels="xml")
+    path.unlink()
+    expect_error(FileNotFoundError, r"no .*a1\.xml", tiny_voc, labels="xml")
+
+
+def test_bad_label_tables(tiny_voc):
+    def expect(pattern, rows=TINY_VOC, text=None, kind=ValueError, path=None):
+        path = path or write_csv(tiny_voc, rows)
+        if text is not None:
+            path.write_text(text)
+        expect_error(kind, pattern, tiny_voc, labels=path)
+
+    header = f"id,{','.join(VOC_CLASSES)}\n"
+    zeros = ",0" * 20
+    expect(r"no row for 1 images .*'b2'", {id: TINY_VOC[id] for id in list(TINY_VOC)[:-1]})
+    expect(r"rows for 1 ids without photo.*'z9'", TINY_VOC | {"z9": (1,)})
+    expect(r"'a1' .*holds no class", TINY_VOC | {"a1": ()})
+    expect(r"labels\.csv names the unknown class 'katze'", text="id,katze\na1,1\n")
+    expect(r"more than one row for 'a1'", text=f"{header}a1{zeros}\na1{zeros}\n")
+    expect(r"other than 0 and 1 in the row of 'a2'", text=f"{header}a1{zeros}\na2,2{',0' * 19}\n")
+    expect(r"other than 0 and 1 in the row of 'a2'", text=f"{header}a1{zeros}\na2,{',0' * 19}\n")
+    expect(r"other than 0 and 1 in the row of 'a2'", text=f"{header}a1{zeros}\na2,x{',0' * 19}\n")
+    expect(r"labels\.csv is no label file .*make a CSV", text="name,cat\na1,1\n")
+    expect(r"labels\.csv is no label file", text="")
+    expect(r"no label file .*lost\.csv", path=tiny_voc / "lost.csv", kind=FileNotFoundError)
+    npz = tiny_voc / "labels.npz"
+    np.savez(npz, ids=["a1"])
+    expect(r"labels\.npz is no label file", path=npz)
+    np.savez(npz, ids=["a1"], classes=VOC_CLASSES, labels=np.zeros((1, 19)))
+    expect(r"labels\.npz is no label file", path=npz)
+    np.savez(npz, ids=np.array(["a1"], object), classes=VOC_CLASSES, labels=np.zeros((1, 20)))
+    expect(r"labels\.npz is no label file .*pickle", path=npz)
+
+
+# --- real photos -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not SUBSET.is_dir(), reason=f"no VOC subset at {SUBSET}; set WSSS_VOC_ROOT to have it tested"
+)
+def test_real_subset():
+    for split, listed, held in (("train_aug", 3159, 3139), ("train", 464, 445), ("val", 300, 282)):
+        dataset = VOCDataset(SUBSET, split, classes=SIX)
+        assert len(dataset) + len(dataset.skipped) == listed
+        assert len(dataset) == held
+        assert ((dataset.labels == 0) | (dataset.labels == 1)).all()
+    for id in dataset.ids[:20]:
+        mask = dataset.mask(id)
+        assert dataset.image(id).shape == (*mask.shape, 3)
+        np.testing.assert_array_equal(
+            dataset.label(id), [(mask == c).any() for c in range(1, 1 + len(dataset.classes))]
+        )

@@ -1,0 +1,171 @@
+"""SC-CAM's rounds as cached stages: what each is made from, and that a killed study goes on."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wsss_lib.config import load_config
+from wsss_lib.data.transforms import normalise
+from wsss_lib.inference import response_maps
+from wsss_lib.methods.sc_cam import SCCAM
+from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.study.study import Study
+
+pytestmark = pytest.mark.filterwarnings("ignore:Class .* photos for .* sub-categories")
+SMALL = {
+    "scenes.train": 12, "scenes.val": 2, "classifier.epochs": 1, "maps.scales": [1.0], "processes": 1,
+    "sc_cam.variant": "thesis", "sc_cam.variants.thesis.head_channels": None,
+    "sc_cam.variants.thesis.epochs": 2, "sc_cam.variants.thesis.batch": 4,
+}  # fmt: skip
+
+
+def open_study(cache, **further) -> Study:
+    return Study("smoke", cache=cache, results=cache / "results", overrides=SMALL | further)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rounds")
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return open_study(folder)
+
+
+@pytest.fixture(scope="module")
+def first(study):
+    """The classifier of round 1."""
+    return study.classifier("sc_cam", 0, rounds=1)
+
+
+def test_round_0_is_the_baseline(study, first):
+    assert study.classifier("sc_cam", 0, rounds=0) == study.classifier("cam", 0)
+    assert study.response_maps("sc_cam", 0, "val", rounds=0) == study.response_maps("cam", 0, "val")
+
+
+def test_a_round_learns_the_clusters_of_the_round_before(study, first):
+    clusters = study.sub_categories(0, 1)
+    features = study.image_features(study.classifier("cam", 0))
+    assert first.provenance()["inputs"][0] == clusters.key
+    assert clusters.provenance()["inputs"][0] == features.key
+    assigned = study.assigned(0, 1)
+    np.testing.assert_array_equal(assigned >= 0, study.data.train.labels > 0)
+    for row in study.clusters(0, 1).itertuples():
+        photo = study.data.train.ids.index(row.id)
+        assert assigned[photo, study.data.train.classes.index(row[2])] == row.cluster
+    with pytest.raises(ValueError, match="Round 0"):
+        study.sub_categories(0, 0)
+
+
+def test_features_are_those_of_each_whole_photo(study, first):
+    model = study._trained_classifier(first)
+    found = study.features(first)
+    for row in (0, 7):
+        image = torch.from_numpy(study.data.train.image(study.data.train.ids[row])).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            features = model.features(normalise(image, model.backbone.mean, model.backbone.std))
+        np.testing.assert_allclose(found[row], features[0].mean((1, 2)), rtol=1e-3, atol=1e-4)
+    assert not np.allclose(found, study.features(None))  # the ImageNet backbone's
+
+
+def test_other_clusters_are_other_work_on_the_same_features(study, first):
+    other = study.varied({"sc_cam.clusters": 1, "sc_cam.weight": 1.0})
+    assert other.config.scenes == study.config.scenes  # its overrides stay
+    assert other.sub_categories(0, 1) != study.sub_categories(0, 1)
+    assert other.image_features(other.classifier("cam", 0)) == study.image_features(
+        study.classifier("cam", 0)
+    )
+    heavier = study.varied({"sc_cam.weight": 1.0})
+    assert heavier.sub_categories(0, 1) == study.sub_categories(0, 1)
+
+
+def test_maps_are_those_of_the_parent_head_and_of_the_photos_sub_categories(study, first):
+    data, scale = study.data.train, study.config.maps
+    maps = study.response_maps("sc_cam", 0, rounds=1)
+    assert maps.labels["rounds"] == 1
+    val = study.response_maps("sc_cam", 0, "val", rounds=1)
+    assert study._training_maps(val) == maps  # for refining
+    other = study.varied({"sc_cam.weight": 1.0, "sc_cam.clusters": 1})
+    assert other._training_maps(maps) == maps
+    with pytest.raises(ValueError, match="come from a study with other settings"):
+        other._training_maps(val)
+    model = study._trained_classifier(first)
+    id = max(data.ids, key=lambda i: data.label(i).sum())
+    image = torch.from_numpy(data.image(id)).permute(2, 0, 1)[None]
+    label = torch.from_numpy(data.label(id))[None]
+    ((classes, expected),) = response_maps(model, image, label, scale.scales, scale.flip, scale.stride)
+    stored = ScoreMaps.load(maps.file(f"{id}.npz"))
+    np.testing.assert_array_equal(stored.classes, classes)
+    np.testing.assert_allclose(stored.maps, expected, atol=2e-2)  # float16, and another batch
+
+    finer = study.sub_category_maps(0, 1, [id])[id]
+    np.testing.assert_array_equal(finer.classes, classes)
+    parents, subs = study.head_weights(0, 1)
+    assert parents.shape == (6, 320)
+    assert subs.shape == (6, study.config.sc_cam.clusters, 320)
+    with torch.no_grad():  # the same maps from a parent head that holds the weights of the sub-categories
+        for c in classes - 1:
+            k = study.assigned(0, 1)[data.ids.index(id), c]
+            model.classifier.weight[c, :, 0, 0] = torch.from_numpy(subs[c, k])
+    ((_, expected),) = response_maps(model, image, label, scale.scales, scale.flip, scale.stride)
+    np.testing.assert_allclose(finer.maps, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["previous", "imagenet"])
+def test_a_round_starts_where_its_variant_says(study, first, folder, start, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "wsss_lib.study.study.train", lambda model, *_, **__: seen.update(model.state_dict()) or exit_now()
+    )
+    other = open_study(folder, **{"sc_cam.variants.thesis.start": start})
+    with pytest.raises(KeyboardInterrupt):
+        other.classifier("sc_cam", 0, rounds=2 if start == "previous" else 1)
+    cam = load_file(study.classifier("cam", 0).file("model.safetensors"))
+    name = "classifier.weight"
+    carried = load_file(first.file("model.safetensors"))[name]
+    assert torch.equal(seen[name], carried) == (start == "previous")
+    assert not torch.equal(seen[name], cam[name])
+
+
+def exit_now():
+    raise KeyboardInterrupt
+
+
+def test_a_killed_study_goes_on_within_the_round(study, first, folder, tmp_path, monkeypatch):
+    whole = study.classifier("sc_cam", 0, rounds=2)
+    shutil.copytree(folder, tmp_path / "again")
+    killed = open_study(tmp_path / "again")
+    shutil.rmtree(killed.classifier("sc_cam", 0, rounds=2).path)
+    steps, step = [], SCCAM.training_step
+
+    def dies(self, batch, number):
+        steps.append(number)
+        if len(steps) == 5:  # in the second of two epochs of three steps
+            exit_now()
+        return step(self, batch, number)
+
+    monkeypatch.setattr(SCCAM, "training_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.response_maps("sc_cam", 0, "val", rounds=2)
+    resumed = open_study(tmp_path / "again").classifier("sc_cam", 0, rounds=2)
+    assert steps == [0, 1, 2, 3, 4, 3, 4, 5]  # round 1 and the first epoch are not trained again
+    assert resumed.provenance()["resumed"]
+    expected, found = (load_file(a.file("model.safetensors")) for a in (whole, resumed))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_without_a_variant_a_round_trains_as_the_baseline():
+    config = load_config("smoke")
+    assert config.sc_cam.variant is None
+    assert config.training_of("sc_cam") == config.classifier
+    assert config.sc_cam.start == "imagenet"
+    thesis = load_config("smoke", {"sc_cam.variant": "thesis"})
+    assert thesis.training_of("sc_cam") == thesis.sc_cam.variants["thesis"]
+    assert thesis.sc_cam.start == "previous"
+    with pytest.raises(ValueError, match=r"variant 'paper' must be null or one of \['release', 'thesis'\]"):
+        load_config("smoke", {"sc_cam.variant": "paper"})

@@ -1,0 +1,35 @@
+"""Every notebook runs from top to bottom on the smoke preset and leaves what it shows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+REPOSITORY = Path(__file__).parents[2]
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def reproduce(folder: Path) -> str:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "wsss_lib.report.reproduce", "--preset", "smoke",
+            "--cache", str(folder / "cache"), "--results", str(folder / "results"),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_notebooks_run_on_the_smoke_preset_and_are_up_to_date_the_second_time(tmp_path):
+    reproduce(tmp_path)
+    results = tmp_path / "results" / "scenes" / "smoke"
+    for notebook in NOTEBOOKS:
+        assert (results / "notebooks" / f"{notebook.stem}.html").stat().st_size > 10_000
+    for table in results.glob("tables/*.csv"):
+        assert len(pd.read_csv(table)) > 0
+    assert len(list(results.glob("figures/*.png"))) >= 15
+    made = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in results.glob(kind)}
+    assert made == {path.stem for path in results.glob("provenance/*.json")}
+    assert reproduce(tmp_path).count("up to date") == len(NOTEBOOKS)

@@ -1,0 +1,598 @@
+"""docs/errors.md says what is really raised: each of its rows is provoked here, and its remedy tried."""
+
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import save_mask
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+from tiny_study import OVERRIDES, run_all, tiny_study
+
+from wsss_lib.config import load_config
+from wsss_lib.data.folder import from_folder
+from wsss_lib.data.masks import load_mask
+from wsss_lib.data.voc import VOCDataset
+from wsss_lib.refinement.masks import Background, write_marginals, write_mask
+from wsss_lib.report import reproduce
+from wsss_lib.runtime.errors import is_sentence
+from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.study.study import Study
+
+REPOSITORY = Path(__file__).parents[2]
+HERE = {"workers": 0, "processes": 1}  # quicker for eight photos
+CASES: dict[str, tuple[Callable[[Path], object], bool]] = {}
+
+
+def case(situation: str, study: bool = False):
+    """Register what provokes an error in a folder with VOC2012 and, if asked for, a finished tiny study."""
+
+    def register(provoke):
+        assert situation not in CASES
+        CASES[situation] = provoke, study
+        return provoke
+
+    return register
+
+
+def documented() -> dict[str, str]:
+    """Situation -> sentence, of every table of docs/errors.md."""
+    rows = re.findall(
+        r"^\| (.+?) \| `(.+?)` \| .+ \|$", (REPOSITORY / "docs/errors.md").read_text(), flags=re.M
+    )
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+DOCUMENTED = documented()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a finished tiny study."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_all(tiny_study(folder, **HERE))
+    return folder
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    """Files of a cache but locks and provenance."""
+    files = (
+        path for path in folder.glob("cache/*/*/**/*") if path.is_file() and path.name != "provenance.json"
+    )
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_the_table_has_a_row_for_every_case_and_no_other():
+    assert DOCUMENTED.keys() == CASES.keys()
+
+
+@pytest.mark.parametrize("situation", DOCUMENTED)
+def test_the_error_is_the_sentence_of_the_table_and_its_remedy_helps(
+    situation, tiny_voc, tmp_path, request, monkeypatch, capsys
+):
+    provoke, needs_study = CASES[situation]
+    if needs_study:
+        finished = request.getfixturevalue("finished")
+        shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("wsss_lib.runtime.files.uuid4", lambda: uuid.UUID(int=0))
+    if situation.startswith("`make reproduce`"):
+        assert provoke(tmp_path) == 2
+        said = capsys.readouterr().err.strip().removeprefix("reproduce: ")
+    else:
+        with pytest.raises((ValueError, OSError, RuntimeError)) as caught:
+            provoke(tmp_path)
+        said = str(caught.value)
+        assert is_sentence(caught.value)  # what a notebook shows alone
+    shown = said.replace(str(tmp_path), "/data").replace(str(REPOSITORY), "/wsss")
+    expected = re.sub(r"\\\.\\\.\\\.|KEY", ".+?", re.escape(DOCUMENTED[situation]))
+    assert re.fullmatch(expected, shown), f"docs/errors.md: {DOCUMENTED[situation]}\nraised:         {shown}"
+
+    deleted = re.match(r"(\S+) is .*; delete (its folder|it),", said)
+    if deleted:
+        path = Path(deleted[1])
+        shutil.rmtree(path.parent) if deleted[2] == "its folder" else path.unlink()
+    if deleted or (needs_study and "run again" in said):
+        run_all(tiny_study(tmp_path, **HERE))
+        assert content(finished).items() <= content(tmp_path).items()
+
+
+# --- data sets -------------------------------------------------------------------------------------------
+
+
+def photo(folder: Path, id: str = "a1") -> Path:
+    return folder / "VOC2012" / "JPEGImages" / f"{id}.jpg"
+
+
+def mask(folder: Path, id: str = "a1") -> Path:
+    return folder / "VOC2012" / "SegmentationClass" / f"{id}.png"
+
+
+def lists(folder: Path) -> Path:
+    return folder / "VOC2012" / "ImageSets" / "Segmentation"
+
+
+def cut(path: Path, keep: int = -300) -> None:
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def read(folder: Path, **options) -> VOCDataset:
+    return VOCDataset(folder / "VOC2012", "train", **options)
+
+
+def voc_study(folder: Path, **overrides) -> Study:
+    return Study(
+        "smoke", "voc2012", folder / "VOC2012", overrides=OVERRIDES | HERE | overrides,
+        cache=folder / "cache", results=folder / "results",
+    )  # fmt: skip
+
+
+@case("The root does not exist, or is no data set")
+def _(folder):
+    VOCDataset(folder / "VOC2013", "train")
+
+
+@case("A data set has no root")
+def _(folder):
+    Study("smoke", "voc2012")
+
+
+@case("The list is missing")
+def _(folder):
+    VOCDataset(folder / "VOC2012", "tset")
+
+
+@case("The list is empty")
+def _(folder):
+    (lists(folder) / "train.txt").write_text("\n")
+    read(folder)
+
+
+@case("The list names an id twice")
+def _(folder):
+    (lists(folder) / "train.txt").write_text("a1\na2\na1\n")
+    read(folder)
+
+
+@case("An id of the list has no photo")
+def _(folder):
+    photo(folder, "a3").unlink()
+    read(folder)
+
+
+@case("A photo is cut short")
+def _(folder):
+    cut(photo(folder))
+    read(folder).image("a1")
+
+
+@case("... found by a loader process in training")
+def _(folder):
+    cut(photo(folder))
+    voc_study(folder, workers=1).classifier("cam", 0)
+
+
+@case("... found by the CRF's processes", study=True)
+def _(folder):
+    shutil.rmtree(folder / "cache" / "masks")
+    study = tiny_study(folder, workers=0)
+    walked = study.refine(study.response_maps("cam", 0))
+    cut(study.data.train.image_path("train_00003"), 700)
+    study.pseudo_labels(walked)
+
+
+@case("A photo is no image")
+def _(folder):
+    photo(folder).write_text("not a photo")
+    read(folder)
+
+
+@case("A mask is cut short")
+def _(folder):
+    cut(mask(folder), 60)
+    read(folder)
+
+
+@case("A mask is saved as RGB")
+def _(folder):
+    Image.new("RGB", (32, 24)).save(mask(folder))
+    read(folder)
+
+
+@case("A mask has another size than its photo")
+def _(folder):
+    save_mask(np.full((24, 31), 8, np.uint8), mask(folder))
+    read(folder)
+
+
+@case("A mask holds an id beyond the classes")
+def _(folder):
+    save_mask(np.full((24, 32), 21, np.uint8), mask(folder))
+    read(folder)
+
+
+@case("A photo is to be scored and has no mask")
+def _(folder):
+    mask(folder).unlink()
+    read(folder, labels="xml").mask("a1")
+
+
+@case("A photo shows none of the classes")
+def _(folder):
+    save_mask(np.zeros((24, 32), np.uint8), mask(folder))
+    read(folder)
+
+
+@case("No photo shows one of the wanted classes")
+def _(folder):
+    read(folder, classes=["sofa"])
+
+
+@case("A class name is mistyped")
+def _(folder):
+    read(folder, classes=["cats"])
+
+
+@case("A label table holds a number other than 0 and 1")
+def _(folder):
+    (folder / "labels.csv").write_text(
+        "id,cat\n" + "".join(f"{id},2\n" for id in ("a1", "a2", "a3", "b1", "b2"))
+    )
+    read(folder, classes=["cat"], labels=folder / "labels.csv")
+
+
+@case("A label table lacks a photo of the list")
+def _(folder):
+    (folder / "labels.csv").write_text("id,cat\na1,1\na2,1\n")
+    read(folder, classes=["cat"], labels=folder / "labels.csv")
+
+
+@case("The label table is missing")
+def _(folder):
+    read(folder, labels=folder / "labels.csv")
+
+
+@case("Own photos: the table names a photo that is not there")
+def _(folder):
+    (folder / "labels.csv").write_text("id,cat\na1,1\nzebra,0\n")
+    from_folder(folder / "VOC2012" / "JPEGImages", folder / "labels.csv", folder / "own")
+
+
+@case("An annotation is no XML")
+def _(folder):
+    (folder / "VOC2012" / "Annotations" / "a1.xml").write_text("<annotation><object>")
+    read(folder, labels="xml")
+
+
+@case("Training is asked of a split without labels")
+def _(folder):
+    study = Study("smoke", "voc2012", folder / "VOC2012", labels="none", cache=folder / "cache")
+    study.classifier("cam", 0)
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+
+@case("The preset is mistyped")
+def _(folder):
+    Study("qiuck")
+
+
+@case("A preset key is mistyped")
+def _(folder):
+    Study("smoke", overrides={"classifier.epoch": 2})
+
+
+@case("A preset value is out of range")
+def _(folder):
+    Study("smoke", overrides={"classifier.epochs": 0})
+
+
+@case("A preset file is no YAML")
+def _(folder):
+    (folder / "own.yaml").write_text("classifier: {epochs: 2\nmaps: [")
+    load_config(folder / "own.yaml")
+
+
+@case("A method is mistyped")
+def _(folder):
+    voc_study(folder).classifier("cams", 0)
+
+
+@case("Maps are refined with the study of other settings", study=True)
+def _(folder):
+    study = tiny_study(folder, **HERE)
+    study.varied({"classifier.epochs": 4}).refine(study.response_maps("cam", 0, "val"))
+
+
+@case("The weights file is missing")
+def _(folder):
+    voc_study(folder, **{"backbone.weights": str(folder / "weights.pth")}).classifier("cam", 0)
+
+
+@case("The weights file is damaged")
+def _(folder):
+    (folder / "weights.pth").write_bytes(b"PK\x03\x04 half a file")
+    voc_study(folder, **{"backbone.weights": str(folder / "weights.pth")}).classifier("cam", 0)
+
+
+@case("The loss is not finite")
+def _(folder):
+    voc_study(folder, **{"classifier.optimiser.lr": 1e30}).classifier("cam", 0)
+
+
+@case("`make reproduce`: a notebook parameter is mistyped")
+def _(folder):
+    return reproduce.main(["--results", str(folder), "--parameters", "lables=xml"])
+
+
+@case("`make reproduce`: a notebook is mistyped")
+def _(folder):
+    return reproduce.main(["--results", str(folder), "--notebooks", "baseline"])
+
+
+# --- disks -----------------------------------------------------------------------------------------------
+
+
+@case("The cache cannot be written")
+def _(folder):
+    (folder / "cache").write_text("in the way")
+    voc_study(folder).classifier("cam", 0)
+
+
+@case("Tables and figures cannot be written")
+def _(folder):
+    (folder / "results").write_text("in the way")
+    voc_study(folder).results.table(None, "scores")
+
+
+def fill_up(path: Path) -> None:
+    """Let the next write to `path` meet a full device."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(f".{path.name}.unfinished-{uuid.UUID(int=0).hex}{path.suffix}").symlink_to("/dev/full")
+
+
+def reopen(stage: Path) -> Path:
+    """Turn the one finished folder of a stage into unfinished work."""
+    [done] = (path.parent for path in stage.glob("*/provenance.json"))
+    return done.rename(done.with_suffix(".partial"))
+
+
+@case("The disk is full: a checkpoint", study=True)
+def _(folder):
+    partial = reopen(folder / "cache" / "classifier")
+    (partial / "history.csv").unlink()
+    fill_up(partial / "checkpoint.pt")
+    tiny_study(folder, **HERE).classifier("cam", 0)
+
+
+@case("The disk is full: a map", study=True)
+def _(folder):
+    partial = reopen(folder / "cache" / "response_maps")
+    (partial / "train_00004.npz").unlink()
+    fill_up(partial / "train_00004.npz")
+    tiny_study(folder, **HERE).response_maps("cam", 0)
+
+
+# --- a cache damaged by hand -----------------------------------------------------------------------------
+
+
+def made(folder: Path, stage: str, file: str) -> Path:
+    return next(folder.glob(f"cache/{stage}/*/{file}"))
+
+
+def mask_cams(folder: Path) -> None:
+    study = tiny_study(folder, **HERE)
+    study.masks(study.response_maps("cam", 0), Background("threshold", 0.5), None)
+
+
+@case("A map is cut short", study=True)
+def _(folder):
+    cut(made(folder, "response_maps", "train_00003.npz"), -60)
+    mask_cams(folder)
+
+
+@case("A map is missing", study=True)
+def _(folder):
+    made(folder, "response_maps", "train_00003.npz").unlink()
+    mask_cams(folder)
+
+
+def learn_masks(folder: Path) -> None:
+    shutil.rmtree(folder / "cache" / "segmentation_net")
+    study = tiny_study(folder, **HERE)
+    study.segmentation_net(study.pseudo_labels(study.refine(study.response_maps("cam", 0))))
+
+
+@case("A pseudo label is cut short", study=True)
+def _(folder):
+    cut(made(folder, "masks", "train_00003.png"), 850)  # the palette, and hardly any pixels
+    learn_masks(folder)
+
+
+@case("A pseudo label is missing", study=True)
+def _(folder):
+    made(folder, "masks", "train_00003.png").unlink()
+    learn_masks(folder)
+
+
+def use_classifier(folder: Path) -> None:
+    shutil.rmtree(folder / "cache" / "response_maps")
+    tiny_study(folder, **HERE).response_maps("cam", 0)
+
+
+@case("Trained weights are missing", study=True)
+def _(folder):
+    made(folder, "classifier", "model.safetensors").unlink()
+    use_classifier(folder)
+
+
+@case("Trained weights are cut short", study=True)
+def _(folder):
+    cut(made(folder, "classifier", "model.safetensors"))
+    use_classifier(folder)
+
+
+@case("A checkpoint is cut short", study=True)
+def _(folder):
+    partial = reopen(folder / "cache" / "classifier")
+    (partial / "history.csv").rename(partial / "checkpoint.pt")
+    tiny_study(folder, **HERE).classifier("cam", 0)
+
+
+@case("Stored scores are cut short", study=True)
+def _(folder):
+    cut(made(folder, "scores", "confusions.npz"), -60)
+    run_all(tiny_study(folder, **HERE))
+
+
+@case("provenance.json is cut short", study=True)
+def _(folder):
+    cut(made(folder, "response_maps", "provenance.json"))
+    study = tiny_study(folder, **HERE)
+    study.times([study.response_maps("cam", 0)])
+
+
+# --- what reaches the user -------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_the_sentence_and_tb_the_rest(tiny_voc, tmp_path, capsys):
+    shell = InteractiveShell.instance()
+    shell.user_ns |= {"voc_study": voc_study, "folder": tmp_path}
+    try:
+        shell.run_cell("study = voc_study(folder)")
+        capsys.readouterr()
+        shell.run_cell("study.classifier('cams', 0)")
+        assert (
+            capsys.readouterr().out.splitlines()[0].startswith("ValueError: Method 'cams' is unknown; choose")
+        )
+        shell.run_line_magic("tb", "")
+        assert "Traceback" in capsys.readouterr().out
+        shell.run_cell("1 / 0; study.classifier('cams', 0)")
+        assert "Traceback" in capsys.readouterr().out
+        shell.run_cell("study.data.train.labels.reshape(3, 7)")  # numpy's error, in the user's own line
+        assert "Traceback" in capsys.readouterr().out
+    finally:
+        InteractiveShell.clear_instance()
+
+
+def test_make_reproduce_prints_the_sentence_last(tiny_voc, tmp_path, monkeypatch, capfd):
+    cut(photo(tmp_path))
+    cells = (
+        "preset, root = 'smoke', None",
+        "from pathlib import Path\nfrom wsss_lib.data.voc import VOCDataset\n"
+        "VOCDataset(Path(root), 'train').image('a1')",
+    )
+    tagged = [nbformat.v4.new_code_cell(source) for source in cells]
+    tagged[0].metadata["tags"] = ["parameters"]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=tagged), tmp_path / "notebooks" / "01_photos.ipynb")
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", "")
+    monkeypatch.setenv("WSSS_PROGRESS", "")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    options = [
+        "--dataset",
+        "voc2012",
+        "--root",
+        str(tmp_path / "VOC2012"),
+        "--results",
+        str(tmp_path / "results"),
+    ]
+    assert reproduce.main(options) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(
+        "reproduce: 01_photos failed in cell [3]: ValueError: VOC2012/JPEGImages/a1.jpg is damaged or"
+    )
+    assert last.endswith("01_photos.failed.ipynb)")
+
+
+# --- what is no error ------------------------------------------------------------------------------------
+
+
+def test_a_photo_of_one_pixel_passes_through_every_stage(tiny_voc, tmp_path):
+    Image.new("RGB", (1, 1), (200, 30, 30)).save(photo(tmp_path))
+    save_mask(np.full((1, 1), 8, np.uint8), mask(tmp_path))
+    study = voc_study(tmp_path)
+    table = run_all(study)
+    assert len(table["stage"].unique()) == 4
+    labels = study.pseudo_labels(study.refine(study.response_maps("cam", 0)))
+    assert load_mask(labels.file("a1.png")).shape == (1, 1)
+
+
+@pytest.mark.parametrize("background", [Background("threshold", 0.0), Background("power", 4)])
+@pytest.mark.parametrize("crf", [None, "psa"])
+def test_a_map_of_zeros_becomes_background(tiny_voc, tmp_path, background, crf):
+    ScoreMaps(np.array([8, 15]), np.zeros((2, 6, 8)), (24, 32), 4).save(tmp_path / "a1.npz")
+    write_mask(photo(tmp_path), tmp_path / "a1.npz", background, crf, 1, tmp_path / "a1.png")
+    assert (load_mask(tmp_path / "a1.png") == 0).all()
+    write_marginals(photo(tmp_path), tmp_path / "a1.npz", background, "psa", 1, tmp_path / "b1.npz")
+    marginals = ScoreMaps.load(tmp_path / "b1.npz").full()
+    np.testing.assert_allclose(marginals.sum(0), 1, atol=2e-3)
+
+
+FULL = """
+import os, sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from PIL import Image
+
+from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.refinement.masks import Background, over_processes, write_marginals
+
+folder, inside = Path(sys.argv[1]), Path(sys.argv[2])
+jobs = [
+    (folder / "photo.png", folder / "maps.npz", Background("threshold", 0.3), "psa", 1, inside / f"{i}.npz")
+    for i in range(8)
+]
+try:
+    over_processes(write_marginals, jobs, 2, "marginals")
+except OSError as error:
+    print(error)
+print(len(list(inside.glob("*.npz"))), len(list(inside.iterdir())))
+os.system(f"mount -o remount,size=9m {inside}")
+over_processes(write_marginals, jobs, 2, "marginals")
+print(len({path.read_bytes() for path in inside.glob("*.npz")}), len(list(inside.iterdir())))
+"""
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path):
+    """A real one: a file system with room for three files, in a namespace of its own."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (150, 200, 3), np.uint8)).save(tmp_path / "photo.png")
+    ScoreMaps(np.array([3]), rng.random((1, 150, 200)), (150, 200), 1).save(tmp_path / "maps.npz")
+    (tmp_path / "inside").mkdir()
+    write_marginals(
+        *(tmp_path / name for name in ("photo.png", "maps.npz")),
+        Background("threshold", 0.3),
+        "psa",
+        1,
+        tmp_path / "one.npz",
+    )
+    size = (tmp_path / "one.npz").stat().st_size
+    mount = f"mount -t tmpfs -o size={4 * size} none '{tmp_path}/inside'"
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("no right to mount a small file system here")
+    command = f"{mount} && '{sys.executable}' - '{tmp_path}' '{tmp_path}/inside'"
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", command],
+        input=FULL, capture_output=True, text=True, check=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    error, kept, *_, rest = done.stdout.splitlines()
+    path, reason = error.split(" cannot be written ")
+    assert path.startswith(str(tmp_path / "inside"))
+    assert reason.startswith("(No space left on device); make room")
+    finished, files = map(int, kept.split())
+    assert 0 < finished == files < 8  # nothing half-written
+    assert rest == "1 8"

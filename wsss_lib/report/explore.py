@@ -1,0 +1,180 @@
+"""One photo and the settings between its class activation map and its mask, to be moved by hand.
+
+`look` is what the stages do to one photo; `page` puts sliders before it. Both use the study's networks and
+change nothing that is in its cache.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from wsss_lib.config import Config
+from wsss_lib.metrics import class_scores, confusion_matrix
+from wsss_lib.random_walk import Offsets
+from wsss_lib.refinement.affinitynet import affinity_walk
+from wsss_lib.refinement.masks import Background, marginals, with_background
+from wsss_lib.report import plots
+from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.study.study import Study
+
+ALPHAS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """threshold: the constant background score of maps that do not walk; alpha: of the background
+    (1 - max CAM)^alpha that walks with them; steps: of the walk, 0 for none; crf: the preset's, at the end.
+    """
+
+    threshold: float
+    alpha: float
+    steps: int
+    crf: bool
+
+    @staticmethod
+    def of_preset(config: Config) -> "Settings":
+        """Those of the study's pseudo labels."""
+        return Settings(config.scores.fixed_threshold, config.walk.alpha, config.walk.steps, True)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the stages know of one photo: image (H, W, 3) uint8, truth (H, W) class ids, its response maps,
+    affinities (K, ceil(H/8), ceil(W/8)) and their offsets.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    maps: ScoreMaps
+    affinity: Tensor
+    offsets: Offsets
+
+
+@dataclass(frozen=True)
+class View:
+    """response (H, W): the best class's score at each pixel before the CRF, its maximum over the photo 1;
+    mask (H, W) class ids; iou: class id -> % on this photo, for the classes of mask or truth.
+    """
+
+    response: np.ndarray
+    mask: np.ndarray
+    iou: Mapping[int, float]
+
+    @property
+    def mean_iou(self) -> float:
+        """In %."""
+        return float(np.mean(list(self.iou.values())))
+
+
+def subject(study: Study, method: str, id: str) -> Subject:
+    """A training photo with the maps of `method` and its AffinityNet, both of the study's first seed."""
+    maps = study.response_maps(method, study.seeds[0])
+    data = study.data.train
+    loaded = ScoreMaps.load(maps.file(f"{id}.npz"))
+    return Subject(data.image(id), data.mask(id), loaded, *study.photo_affinity(maps, id))
+
+
+def look(photo: Subject, settings: Settings, config: Config, classes: int) -> View:
+    """Map, mask and score of one photo at any settings; at the preset's they are those of the study's stages.
+
+    classes: how many there are, background included.
+    """
+    maps, background = photo.maps, Background("threshold", settings.threshold)
+    if settings.steps:
+        walk = config.walk.model_copy(update={"steps": settings.steps})
+        maps = affinity_walk(maps, photo.affinity, photo.offsets, walk, [settings.alpha])
+        maps = replace(maps, maps=maps.maps.astype(np.float16))  # as the stage keeps them
+        background = Background("channel", 0)
+    present, scores = with_background(maps, background)
+    final = marginals(photo.image, scores, config.refine_crf, config.crf_scale) if settings.crf else scores
+    mask = present[final.argmax(0)]
+    iou = class_scores(confusion_matrix(mask, photo.truth, classes))["iou"].dropna()
+    response = scores[1:].max(0, initial=0)
+    return View(response / max(response.max(), 1e-5), mask, (100 * iou).to_dict())
+
+
+def pictures(photo: Subject, view: View, classes: int) -> dict[str, np.ndarray]:
+    """Title -> picture: photo, map, mask, ground truth."""
+    return {
+        "photo": photo.image,
+        "map": plots.overlay_map(photo.image, view.response),
+        "mask": plots.overlay_mask(photo.image, view.mask, classes),
+        "ground truth": plots.overlay_mask(photo.image, photo.truth, classes),
+    }
+
+
+def grid(study: Study, method: str, id: str, rows: Mapping[str, Settings]) -> Figure:
+    """One photo at several settings, a row each, with its title and the photo's mean IoU on the left."""
+    photo, names = subject(study, method, id), study.data.classes
+    views = [look(photo, settings, study.config, len(names)) for settings in rows.values()]
+    figure = plots.picture_grid([pictures(photo, view, len(names)) for view in views], names)
+    for title, view, axis in zip(rows, views, figure.axes[::4], strict=True):
+        text = f"{title}\nIoU {view.mean_iou:.0f} %"
+        axis.text(-0.04, 0.5, text, transform=axis.transAxes, fontsize=8, ha="right", va="center")
+    return figure
+
+
+def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
+    """Controls over the pictures that they change; the study's pseudo label is what it begins with.
+
+    methods: of the choice. Their classifiers and AffinityNets are trained if the cache has none, so that no
+    control has to wait for a training.
+    """
+    for method in methods:
+        study.affinity_net(study.response_maps(method, study.seeds[0]))
+    names, config, preset = study.data.classes, study.config, Settings.of_preset(study.config)
+    find = lru_cache(maxsize=32)(partial(subject, study))
+    slider = {"continuous_update": False, "layout": widgets.Layout(width="26em")}
+    controls: dict[str, Any] = {
+        "photo": widgets.Dropdown(options=_photos(study), description="photo"),
+        "method": widgets.Dropdown(options=list(methods), description="method"),
+        "steps": widgets.SelectionSlider(
+            options=sorted({*STEPS, preset.steps}), value=preset.steps, description="walk steps", **slider
+        ),
+        "threshold": widgets.SelectionSlider(
+            options=config.scores.thresholds(), value=preset.threshold, description="threshold", **slider
+        ),
+        "alpha": widgets.SelectionSlider(
+            options=sorted({*ALPHAS, preset.alpha}), value=preset.alpha, description="alpha", **slider
+        ),
+        "crf": widgets.Checkbox(value=preset.crf, description="dense CRF"),
+    }
+    picture, scores = widgets.Image(format="png"), widgets.HTML()
+
+    def show(photo: str, method: str, **settings: Any) -> None:
+        chosen = find(method, photo)
+        view = look(chosen, Settings(**settings), config, len(names))
+        picture.value = _png(plots.picture_grid([pictures(chosen, view, len(names))], names, width=3))
+        each = ", ".join(f"{names[c]} {value:.0f}" for c, value in view.iou.items())
+        scores.value = f"IoU on this photo: <b>{view.mean_iou:.1f} %</b> ({each})"
+        controls["threshold"].disabled = settings["steps"] > 0
+        controls["alpha"].disabled = settings["steps"] == 0
+
+    errors = widgets.interactive_output(show, controls)
+    return widgets.VBox([*controls.values(), scores, picture, errors])
+
+
+def _photos(study: Study) -> list[tuple[str, str]]:
+    """("id: its classes", id) of the training photos that have a mask."""
+    data = study.data.train
+    named = {
+        id: [name for name, here in zip(data.classes, data.label(id), strict=True) if here]
+        for id in study.data.scored("train")
+    }
+    return [(f"{id}: {', '.join(present)}", id) for id, present in named.items()]
+
+
+def _png(figure: Figure) -> bytes:
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=100)
+        plt.close(figure)  # else the notebook shows it once more
+        return file.getvalue()

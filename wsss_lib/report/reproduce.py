@@ -1,0 +1,266 @@
+"""Run the notebooks with papermill: `python -m wsss_lib.report.reproduce`, which `make reproduce` calls.
+
+Each notebook of notebooks/ leaves `<name>.ipynb` and `<name>.html`, executed, in
+`<results>/<dataset>/<preset>/notebooks/`, with a stamp of all it was made from; one whose stamp still holds
+is not run again. Heavy imports wait until a notebook runs, so a run with all up to date is over at once.
+"""
+
+import argparse
+import ast
+import difflib
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsss_lib.config import load_config
+from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically, unwritable
+
+ROOT = Path(__file__).resolve().parents[2]
+Parameters = dict[str, Any]
+SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/*/tables/*.csv")
+
+
+class NotebookError(RuntimeError):
+    """A cell of a notebook raised, or its kernel died; the message says where and names what is left."""
+
+
+def select(names: Iterable[str]) -> list[Path]:
+    """Notebooks of notebooks/ in name order, those starting with one of `names`; all where `names` is empty.
+
+    Raises:
+        ValueError: a name fits no notebook, or there are none.
+    """
+    available = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not available:
+        raise ValueError(f"{ROOT / 'notebooks'} holds no notebooks; run from a checkout of the repository")
+    prefixes = [Path(name).name.removesuffix(".ipynb") for name in names]
+    for prefix in prefixes:
+        if not any(notebook.stem.startswith(prefix) for notebook in available):
+            stems = ", ".join(notebook.stem for notebook in available)
+            raise ValueError(f"no notebook starts with {prefix!r}; notebooks/ has: {stems}")
+    return [notebook for notebook in available if not prefixes or notebook.stem.startswith(tuple(prefixes))]
+
+
+def cells_of(notebook: Path) -> list[dict[str, Any]]:
+    """Cells of a notebook as nbformat 4 dictionaries, each `source` one string."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+def declared_parameters(notebook: Path) -> set[str]:
+    """Names assigned in the notebook's cell tagged `parameters`.
+
+    Raises:
+        ValueError: there is not exactly one such cell.
+    """
+    tagged = [cell for cell in cells_of(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters'; tag exactly one cell")
+    nodes = ast.walk(ast.parse(tagged[0]["source"], filename=notebook.name))
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`key=value` -> key and the YAML value (`lr=1e-3`, `classes=[cat, cow]`, `root=null`)."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"--parameters wants key=value, but got {text!r}")
+    try:
+        return key, json.loads(value)  # YAML 1.1 would read 1e-3 as text
+    except json.JSONDecodeError:
+        pass
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"the value of {text!r} is not YAML; quote it, for example {key}='[1, 2]'") from None
+
+
+def assign(notebooks: list[Path], always: Parameters, asked: Parameters) -> dict[Path, Parameters]:
+    """Parameters each notebook is run with: of `always` and `asked`, those it declares.
+
+    Raises:
+        ValueError: something in `asked` is declared by no notebook (papermill would only warn).
+    """
+    declared = {notebook: declared_parameters(notebook) for notebook in notebooks}
+    known = set().union(*declared.values())
+    for name in sorted(asked.keys() - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"they declare: {', '.join(sorted(known))}"
+        raise ValueError(f"no selected notebook declares the parameter {name!r}; {advice}")
+    given = always | asked
+    return {notebook: {k: v for k, v in given.items() if k in names} for notebook, names in declared.items()}
+
+
+def fingerprint(notebook: Path, parameters: Parameters) -> str:
+    """SHA-256 of all an executed notebook depends on: its cells, parameters, and the files of `SOURCES`."""
+    content = [[cell["cell_type"], cell["source"]] for cell in cells_of(notebook)]
+    digest = hashlib.sha256(json.dumps([content, parameters], sort_keys=True).encode())
+    paths = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)})
+    if str(parameters.get("preset")).endswith(".yaml"):  # a preset of the user's own
+        paths.append(ROOT / parameters["preset"])
+    if root := parameters.get(
+        "root"
+    ):  # lists and classes by content, photos and masks by their folders' dates
+        data = (ROOT / root).resolve()
+        paths += sorted(
+            path for path in data.rglob("*.txt") if "ImageSets" in path.parts or path.name == "classes.txt"
+        )
+        folders = [path for name in ("JPEGImages", "SegmentationClass") for path in data.glob(f"**/{name}")]
+        digest.update(json.dumps([path.stat().st_mtime_ns for path in sorted(folders)]).encode())
+    for path in paths:
+        digest.update(f"\0{_shown(path)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def up_to_date(notebook: Path, stamp: str, folder: Path) -> bool:
+    """Whether the notebook's outputs are in `folder` and were made under the fingerprint `stamp`."""
+    outputs = [folder / (notebook.stem + end) for end in (".ipynb", ".html", ".stamp.json")]
+    return all(path.is_file() for path in outputs) and f'"{stamp}"' in outputs[-1].read_text()
+
+
+def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) -> None:
+    """Run one notebook from the repository root; its outputs appear in `folder` once it succeeded.
+
+    Raises:
+        NotebookError: it failed; `<name>.failed.ipynb` holds what was done, an earlier success is removed.
+        OSError: `folder` cannot be written.
+    """
+    import nbconvert
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    running, failed, success, html, stamp_file = (
+        folder / (notebook.stem + end)
+        for end in (".running.ipynb", ".failed.ipynb", ".ipynb", ".html", ".stamp.json")
+    )
+    try:
+        papermill.execute_notebook(
+            notebook,
+            running,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            cwd=ROOT,
+            progress_bar=False,
+            start_timeout=600,  # seconds; on a machine under load a kernel takes more than papermill's 60
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+        )
+        page, _ = nbconvert.HTMLExporter().from_filename(str(running))
+        stamp_file.unlink(missing_ok=True)  # first: killed from here on, the notebook counts as not run
+        os.replace(running, success)
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        for stale in (success, html, stamp_file):
+            stale.unlink(missing_ok=True)
+        os.replace(running, failed)
+        where, what = "", str(error)
+        if isinstance(error, papermill.PapermillExecutionError):
+            where, what = f" in cell [{error.exec_count}]", f"{error.ename}: {error.evalue}"
+        reason = what.strip().partition("\n")[0]
+        raise NotebookError(f"{notebook.stem} failed{where}: {reason} (see {_shown(failed)})") from error
+    except OSError as error:
+        raise unwritable(running, error) from error
+    finally:
+        running.unlink(missing_ok=True)
+    save_atomically(lambda path: path.write_text(page, encoding="utf-8"), html)
+    content = json.dumps({"sha256": stamp, "parameters": parameters}, indent=1)
+    save_atomically(lambda path: path.write_text(content), stamp_file)
+    failed.unlink(missing_ok=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 after Ctrl-C."""
+    try:
+        return _reproduce(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        print("\nreproduce: interrupted; run the same command again to go on", flush=True)
+        return 130
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    preset = _shown(_path(options.preset)) if options.preset.endswith(".yaml") else options.preset
+    always = {"preset": preset, "dataset": options.dataset, "results": _shown(options.results)}
+    asked = {
+        "root": options.root and _shown(options.root),
+        "classes": options.classes,
+        "seeds": options.seeds,
+        "cache": options.cache and _shown(options.cache),
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    try:
+        load_config(options.preset)  # a wrong preset stops here, not in every notebook
+        # make passes all of PARAMETERS as one argument
+        pairs = [pair for text in options.parameters for pair in re.split(r"\s+(?=\w+=)", text.strip())]
+        further = dict(map(parse_assignment, pairs))
+        for name in further.keys() & {*always, "root", "classes", "seeds", "cache"}:
+            raise ValueError(f"give the parameter {name!r} as the option --{name}, not in --parameters")
+        plan = assign(select(options.notebooks), always, asked | further)
+    except (ValueError, FileNotFoundError, SyntaxError) as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+
+    os.environ["WSSS_PROGRESS"] = "plain"
+    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # so that python3 means this one
+    study = options.results / options.dataset / Path(options.preset).stem
+    remove_leftovers(study, untouched=60)
+    failures = []
+    for number, (notebook, parameters) in enumerate(plan.items(), start=1):
+        label = f"[{number}/{len(plan)}] {notebook.stem}"
+        stamp = fingerprint(notebook, parameters)  # taken before the run: an edit during it is a change
+        started = time.monotonic()
+        try:
+            with locked(study / "notebooks" / f".{notebook.stem}.lock", label):
+                if not options.force and up_to_date(notebook, stamp, study / "notebooks"):
+                    print(f"{label}: up to date", flush=True)
+                    continue
+                print(f"{label}: running", flush=True)
+                execute(notebook, parameters, stamp, study / "notebooks")
+            print(f"{label}: done in {time.monotonic() - started:.0f} s", flush=True)
+        except (NotebookError, OSError) as error:
+            failures.append(error)
+            print(f"{label}: failed after {time.monotonic() - started:.0f} s", flush=True)
+
+    for name, pattern in (("notebooks", "*.html"), ("tables", "*.csv"), ("figures", "*.png")):
+        files = list((study / name).glob(f"[!.]{pattern}"))
+        print(f"{name + ':':<10} {_shown(study / name)} ({len(files)} {pattern})")
+    for error in failures:
+        print(f"reproduce: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m wsss_lib.report.reproduce", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--preset", default="quick", help="a preset's name or .yaml file (default: quick)")
+    parser.add_argument("--dataset", default="scenes", help="scenes, voc2012, ... (default: scenes)")
+    parser.add_argument("--root", type=_path, help="folder of the data set on disk")
+    parser.add_argument("--classes", nargs="+", help="only these classes")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds instead of the preset's")
+    parser.add_argument("--notebooks", nargs="+", default=[], help="names, or how they start (default: all)")
+    parser.add_argument("--cache", type=_path, help="where finished stages are kept")
+    parser.add_argument("--results", type=_path, default=ROOT / "results", help="default: results")
+    parser.add_argument("--parameters", nargs="+", default=[], metavar="KEY=VALUE", help="values in YAML")
+    parser.add_argument("--force", action="store_true", help="run also what is up to date")
+    return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _shown(path: Path) -> str:
+    """Path as told to reader and notebook: relative to the repository root, where they run, if inside it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
