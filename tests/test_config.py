@@ -1,20 +1,33 @@
 """Presets: all load, and every kind of mistake is rejected with its place."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from wsss_lib.config import PRESETS, dotted_keys, load_config
+from wsss_lib.config import PRESETS, CAMClassifier, dotted_keys, read_preset
 from wsss_lib.crf import CRF_PARAMETERS
+from wsss_lib.methods import RECIPES, load_config
+from wsss_lib.study.study import Study
 
+HERE = Path(__file__).parent
+LIMIT_800 = HERE.parent / "results" / "voc2012-subset" / "limit-800.yaml"
+LATER = {
+    f"{section}.optimiser.{field}"
+    for section in ("classifier", "affinity", "irn", "segmentation")
+    for field in ("schedule", "warmup")
+}
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_loads_and_holds_every_key_itself(name):
+def test_every_preset_loads_and_says_every_value_itself_or_by_what_it_extends(name):
     config = load_config(name)
-    tree = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    assert set(dotted_keys(config.model_dump())) == set(dotted_keys(tree))  # no hidden defaults
+    tree = read_preset(name)
+    shared = {key: value for key, value in config.model_dump().items() if key not in RECIPES}
+    stated = {key for key in dotted_keys(tree) if key.partition(".")[0] not in RECIPES}
+    assert set(dotted_keys(shared)) - stated <= LATER  # no hidden defaults but of fields that came later
     for crf in (config.affinity.crf, config.irn.crf, config.refine_crf, config.segmentation.crf):
         assert crf in CRF_PARAMETERS
     assert config.affinity.alpha_low < config.affinity.alpha_high
@@ -25,13 +38,71 @@ def test_every_preset_loads_and_holds_every_key_itself(name):
     assert step < last - first
 
 
+def test_a_preset_states_what_differs_from_the_one_it_extends(tmp_path):
+    (tmp_path / "base.yaml").write_text("extends: quick\nseeds: [5]\nwalk: {steps: 7}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nwalk: {beta: 3}\n")
+    mine, quick = load_config(tmp_path / "mine.yaml"), load_config("quick")
+    assert (mine.walk.beta, mine.walk.steps, mine.seeds) == (3, 7, (5,))
+    assert mine.walk.model_copy(update={"beta": quick.walk.beta, "steps": quick.walk.steps}) == quick.walk
+    assert mine.segmentation == quick.segmentation
+
+
+def test_presets_that_extend_each_other_are_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ValueError, match=r"a\.yaml extends itself, by way of .*b\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_method_without_section_is_the_only_thing_that_is_unknown(tmp_path):
+    tree = read_preset("smoke")
+    del tree["sc_cam"]
+    (tmp_path / "older.yaml").write_text(yaml.safe_dump(tree))
+    config = load_config(tmp_path / "older.yaml")
+    assert config.sc_cam is None
+    assert config.mixup_cam == load_config("smoke").mixup_cam
+    assert config.cam == config.classifier  # the baseline needs no section of its own
+    study = Study(str(tmp_path / "older.yaml"))
+    assert "sc_cam" not in study.methods
+    with pytest.raises(ValueError, match=r"older\.yaml has no section 'sc_cam', which says how to train it"):
+        study.classifier("sc_cam", 0)
+
+
+def test_a_method_is_trained_as_the_baseline_unless_it_says_otherwise():
+    config = load_config("smoke", {"classifier.epochs": 7, "mixup_cam.batch": 3})
+    assert (config.mixup_cam.epochs, config.sc_cam.epochs) == (7, 7)
+    assert (config.mixup_cam.batch, config.sc_cam.batch) == (3, config.classifier.batch)
+
+
+def test_a_variant_gets_all_values_of_its_method():
+    changes = {"epochs": 9, "lambda_ent": 0.5}
+    values = {"mixup_cam.variants": {"strong": changes}, "mixup_cam.variant": "strong"}
+    plain, strong = load_config("smoke").mixup_cam, load_config("smoke", values).mixup_cam
+    assert strong == plain.model_copy(update=changes)
+    with pytest.raises(ValueError, match=r"mixup_cam\.variant 'weak' must be null or one of \['thesis'\]"):
+        load_config("smoke", {"mixup_cam.variant": "weak"})
+    with pytest.raises(ValueError, match=r"not valid: mixup_cam\.variants\.thesis\.lambda_con: "):
+        load_config("smoke", {"mixup_cam.variants": {"thesis": {"lambda_con": -1}}})
+
+
+def test_a_file_of_an_earlier_version_means_what_it_meant():
+    """limit-800.yaml as it was before presets extended each other and methods owned their sections."""
+    old, new = (load_config(HERE / "limit-800-of-2026-11.yaml"), load_config(LIMIT_800))
+    assert (old.limit, old.seeds, old.classifier.epochs) == (new.limit, new.seeds, new.classifier.epochs)
+    assert old.mixup_cam.mix_per == "batch"  # there it was called lambda_per
+    for section in (old.mixup_cam, old.sc_cam):
+        shared = {key: getattr(section, key) for key in CAMClassifier.model_fields}
+        assert CAMClassifier(**shared) == old.classifier
+    assert (old.sc_cam.clusters, old.sc_cam.clusters_sweep, old.sc_cam.start) == (5, (1, 5), "imagenet")
+
+
 def test_the_three_presets_without_downloads_are_there():
     assert {"smoke", "quick", "standard"} <= set(NAMES)
 
 
 def test_a_preset_is_also_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text((PRESETS / "smoke.yaml").read_text().replace("seeds: [0]", "seeds: [3, 4]"))
+    path.write_text((PRESETS / "quick.yaml").read_text().replace("seeds: [0]", "seeds: [3, 4]"))
     assert load_config(path).seeds == (3, 4)
     assert load_config(str(path)) == load_config(path)
 
@@ -167,7 +238,7 @@ def test_the_irn_threshold_used_must_be_swept():
 
 
 def edited(tmp_path, old: str, new: str):
-    text = (PRESETS / "smoke.yaml").read_text()
+    text = (PRESETS / "quick.yaml").read_text()
     assert old in text
     path = tmp_path / "edited.yaml"
     path.write_text(text.replace(old, new))

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import wsss_lib
-from wsss_lib.config import load_config
 from wsss_lib.data.voc import VOC_CLASSES
+from wsss_lib.methods import load_config
 from wsss_lib.report.tables import PAPERS
 
 COLUMNS = ["method", "stage", "backbone", "supervision", "dataset", "split", "metric", "class"]  # + own keys

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import jaccard_score
 
 from wsss_lib.metrics import confusion_matrix, summary
-from wsss_lib.statistics import mean_iou, over_seeds, paired_bootstrap, photo_counts
+from wsss_lib.statistics import mean_iou_of_counts, over_seeds, paired_bootstrap, photo_counts
 
 CLASSES = 4
 
@@ -39,8 +39,8 @@ def test_mean_iou_of_counts_is_that_of_sklearn_and_of_the_confusion():
     assert counts.shape == (5, 3, CLASSES)
     assert counts.dtype == np.int32
     expected = [jaccard_score(*pair, average="macro") for pair in zip(target, prediction, strict=True)]
-    np.testing.assert_allclose(mean_iou(counts), expected)
-    assert mean_iou(counts.sum(0)) == pytest.approx(summary(found.sum(0))["mean_iou"])
+    np.testing.assert_allclose(mean_iou_of_counts(counts), expected)
+    assert mean_iou_of_counts(counts.sum(0)) == pytest.approx(summary(found.sum(0))["mean_iou"])
 
 
 def test_bootstrap_equals_a_loop_over_resamples_seeds_and_photos():
@@ -76,7 +76,9 @@ def test_interval_agrees_with_scipys_bootstrap():
 
     def difference(photos, axis=-1):
         """Of ids (N,), or (resamples, N)."""
-        return mean_iou(ours[photos].sum(photos.ndim - 1)) - mean_iou(baseline[photos].sum(photos.ndim - 1))
+        return mean_iou_of_counts(ours[photos].sum(photos.ndim - 1)) - mean_iou_of_counts(
+            baseline[photos].sum(photos.ndim - 1)
+        )
 
     expected = bootstrap(
         (np.arange(40),), difference, n_resamples=4000, method="percentile", vectorized=True, batch=100,
@@ -100,7 +102,7 @@ def test_verdicts_of_equal_better_and_worse_systems():
     assert 0 < up.low < up.value < up.high
     np.testing.assert_allclose([down.low, down.high], [-up.high, -up.low])
     # pairing shows what two intervals of their own could not: the photos differ more than the systems
-    spread = np.std([mean_iou(photo_counts(photo)) for photo in found]) / np.sqrt(len(found))
+    spread = np.std([mean_iou_of_counts(photo_counts(photo)) for photo in found]) / np.sqrt(len(found))
     assert up.high - up.low < spread
 
 

@@ -19,13 +19,14 @@ from wsss_lib.config import Optimiser, Schedule
 from wsss_lib.methods.cam import CAM
 from wsss_lib.models.affinity import AffinityNet
 from wsss_lib.models.deeplab import LightDeepLab
+from wsss_lib.models.trainable import START
 from wsss_lib.training import (
     NonFiniteLossError,
     SeededExamples,
     build_optimiser,
     load_trained,
+    lr_factor,
     mix_seeds,
-    poly_lr,
     train,
 )
 
@@ -50,7 +51,7 @@ class Dropping(CAM):
             nn.init.normal_(self.classifier.weight, std=0.1)
         self.norm = nn.BatchNorm2d(3)
 
-    def training_step(self, batch, step):
+    def training_step(self, batch, clock, phase):
         features = F.dropout(self.norm(self.class_maps(batch["image"])), 0.3, self.training)
         return {"loss": F.multilabel_soft_margin_loss(features.mean((2, 3)), batch["label"])}
 
@@ -139,8 +140,9 @@ def test_adamw_takes_momentum_as_beta_1():
 
 
 def test_poly_schedule_in_closed_form():
-    assert [poly_lr(step, 4, 1) for step in range(4)] == [1, 0.75, 0.5, 0.25]
-    assert poly_lr(9914, 9915, 0.9) == pytest.approx((1 / 9915) ** 0.9)
+    linear = Optimiser(**(SGD | {"power": 1}))
+    assert [lr_factor(step, 4, linear) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert lr_factor(9914, 9915, Optimiser(**SGD)) == pytest.approx((1 / 9915) ** 0.9)
 
 
 @pytest.mark.parametrize("stop", [None, 13])
@@ -184,7 +186,7 @@ def test_weights_equal_sgd_written_by_hand(tmp_path, momentum):
     batch = {k: torch.stack([example(i)[k] for i in range(4)]) for k in ("image", "label")}
     losses = []
     for epoch in range(3):
-        loss = model.training_step(batch, epoch)["loss"]
+        loss = model.training_step(batch, START, "train")["loss"]
         losses.append(loss.item())
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for (name, p), g in zip(
@@ -344,8 +346,8 @@ def test_trained_weights_are_loaded_for_evaluation(tmp_path):
 
 def test_every_loss_of_a_step_is_in_the_history(tmp_path):
     class TwoLosses(Dropping):
-        def training_step(self, batch, step):
-            return {**super().training_step(batch, step), "step": torch.tensor(float(step))}
+        def training_step(self, batch, clock, phase):
+            return {**super().training_step(batch, clock, phase), "step": torch.tensor(float(clock.step))}
 
     run(tmp_path, model=TwoLosses())
     history = pd.read_csv(tmp_path / "history.csv")
@@ -358,9 +360,9 @@ class Exploding(Dropping):
         super().__init__()
         self.at, self.value = step, value
 
-    def training_step(self, batch, step):
-        losses = super().training_step(batch, step)
-        return {"loss": losses["loss"] * self.value} if step == self.at else losses
+    def training_step(self, batch, clock, phase):
+        losses = super().training_step(batch, clock, phase)
+        return {"loss": losses["loss"] * self.value} if clock.step == self.at else losses
 
 
 @pytest.mark.parametrize(("value", "named"), [(float("nan"), "nan"), (float("inf"), "inf")])

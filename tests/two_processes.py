@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss_lib.config import Optimiser, Schedule
+from wsss_lib.models.trainable import Trainable
 from wsss_lib.runtime.cache import Cache
 from wsss_lib.runtime.launch import is_main
 from wsss_lib.training import SeededExamples, train
@@ -21,7 +22,7 @@ SGD = Optimiser(
 )  # fmt: skip
 
 
-class Classifier(nn.Module):
+class Classifier(Trainable):
     """Two convolutions, the second used at even steps only; NaN at one step, in the last process alone."""
 
     def __init__(self, nan_at: int = -1):
@@ -31,10 +32,10 @@ class Classifier(nn.Module):
             self.first, self.second = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 1)
         self.nan_at = nan_at
 
-    def training_step(self, batch, step):
+    def training_step(self, batch, clock, phase):
         x = self.first(batch["image"]).relu()
-        x = self.second(x) if step % 2 == 0 else x
-        poison = torch.nan if step == self.nan_at and not is_main() else 1
+        x = self.second(x) if clock.step % 2 == 0 else x
+        poison = torch.nan if clock.step == self.nan_at and not is_main() else 1
         loss = F.cross_entropy(x.mean((2, 3)), batch["label"]) * poison
         return {"loss": loss, "half": loss.detach() / 2}
 

@@ -6,6 +6,7 @@ typing error never runs silently on a default.
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
+    SerializeAsAny,
     ValidationError,
+    create_model,
     model_validator,
 )
 
@@ -93,6 +96,8 @@ class Optimiser(Section):
     new_layers_lr: Positive  # learning rate of layers without pretrained weights, as a multiple of lr
     bias_lr: Positive  # of biases, as a multiple of their layer's; they get no weight decay
     power: Positive  # of the poly schedule lr * (1 - step / steps) ** power
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps, over which lr rises
 
 
 class Schedule(Section):
@@ -100,6 +105,10 @@ class Schedule(Section):
     batch: PositiveInt
     crop: PositiveInt  # side of the square training crop in pixels
     optimiser: Optimiser
+
+    def optimiser_of(self, phase: str) -> Optimiser:
+        """Of a phase of the training; a method whose phases have several says so in its own section."""
+        return self.optimiser
 
 
 class Classifier(Schedule):
@@ -114,73 +123,10 @@ class CAMClassifier(Classifier):
     xavier: bool = False  # initial weights of the last layer; torch's if off
     head_channels: PositiveInt | None = None  # of a 3x3 convolution before the pooling; None: no such layer
 
-
-class MixupObjective(Section):
-    """Mixup-CAM's losses; the last five are what the paper leaves open (methods/mixup_cam.py)."""
-
-    alpha: Positive  # of Beta(alpha, alpha), which the share of each photo in a mixture is drawn from
-    lambda_ent: NonNegative  # weight of the entropy; 0 switches it off
-    lambda_con: NonNegative  # weight of the concentration, in cells of stride 8; 0 switches it off
-    lambda_per: Literal["batch", "photo"]
-    entropy_of: Literal["places", "photo"]
-    entropy_maximum: Literal["photo", "place"]
-    concentration_weights: Literal["equal", "label"]
-    concentration_reduction: Literal["sum", "mean"]
-
-
-class MixupSweeps(Section):
-    """Values of the sensitivity curves, each with the others as in `mixup_cam`."""
-
-    alpha: Annotated[tuple[Positive, ...], Field(min_length=1)]  # of mixing alone, both lambdas 0
-    lambda_ent: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    lambda_con: Annotated[tuple[Positive, ...], Field(min_length=1)]
-
-
-class MixupCAM(MixupObjective):
-    """Mixup-CAM: a classifier of mixed photos, trained as the baseline is unless a variant is named."""
-
-    sweeps: MixupSweeps
-    variant: str | None  # of `variants`; None: as section `classifier`, so that only the losses differ
-    variants: dict[str, CAMClassifier]
-
     @property
-    def objective(self) -> dict[str, Any]:
-        return self.model_dump(include=set(MixupObjective.model_fields))
-
-    @model_validator(mode="after")
-    def variant_is_known(self) -> "MixupCAM":
-        if self.variant is not None and self.variant not in self.variants:
-            raise ValueError(f"variant {self.variant!r} must be null or one of {list(self.variants)}")
-        return self
-
-
-class SubCategoryTraining(CAMClassifier):
-    """How a round of SC-CAM trains its network."""
-
-    start: Literal["imagenet", "previous"]  # weights that a round starts from; the sub-category head is new
-
-
-class SubCategories(Section):
-    """SC-CAM: K-means per class on pooled features, then a classifier of classes and sub-categories."""
-
-    clusters: PositiveInt  # K, sub-categories of each class
-    weight: NonNegative  # lambda of the sub-category loss
-    rounds: PositiveInt
-    n_init: PositiveInt  # starts of K-means, the best counts
-    clusters_sweep: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    sweep_rounds: PositiveInt  # rounds trained for each K of the sweep
-    variant: str | None  # of `variants`; None: as section `classifier`, each round from the same start
-    variants: dict[str, SubCategoryTraining]
-
-    @property
-    def start(self) -> str:
-        return "imagenet" if self.variant is None else self.variants[self.variant].start
-
-    @model_validator(mode="after")
-    def variant_is_known(self) -> "SubCategories":
-        if self.variant is not None and self.variant not in self.variants:
-            raise ValueError(f"variant {self.variant!r} must be null or one of {list(self.variants)}")
-        return self
+    def head(self) -> dict[str, Any]:
+        """What is said of the layers behind the backbone."""
+        return self.model_dump(include={"dropout", "xavier", "head_channels"})
 
 
 class Affinity(Schedule):
@@ -297,11 +243,11 @@ class Scores(Section):
 
 
 class Config(Section):
+    """What all methods share; `load_config` adds a field for each method."""
+
     scenes: Scenes
     backbone: BackboneConfig
     classifier: CAMClassifier
-    mixup_cam: MixupCAM
-    sc_cam: SubCategories
     maps: ResponseMaps
     affinity: Affinity
     walk: RandomWalk
@@ -320,12 +266,6 @@ class Config(Section):
         """A section's own backbone if it has one, otherwise the classifier's."""
         return getattr(section, "backbone", None) or self.backbone
 
-    def training_of(self, method: str) -> CAMClassifier:
-        """How a method's classifier is trained: as the variant its section names, else as the baseline."""
-        section = getattr(self, method, None)
-        variant = section.variant if section else None
-        return self.classifier if variant is None else section.variants[variant]
-
     @model_validator(mode="after")
     def irn_threshold_is_swept(self) -> "Config":
         if self.irn.walk.threshold not in self.scores.thresholds():
@@ -335,17 +275,52 @@ class Config(Section):
         return self
 
 
-def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    preset: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    methods: Mapping[str, type[Section]] | None = None,
+) -> Config:
     """Read a preset by name (or a YAML file) and apply overrides.
+
+    A preset may say `extends: quick` (a preset, or a .yaml file beside it) and then states only what differs.
+    A method's section is optional. It, too, states only what differs from `classifier`, of the keys that both
+    have; its `variant` names one of its `variants`, whose values come on top.
 
     Args:
         preset: "smoke", "quick", "standard", "paper" or a path ending in .yaml.
         overrides: dotted keys, e.g. {"classifier.epochs": 2}.
+        methods: the sections of the methods, by name; None leaves them unread.
+
+    Returns:
+        A `Config` with an attribute for each of `methods`: its section, or None where the preset has none and
+        `classifier` does not say all that the method wants to know.
 
     Raises:
         FileNotFoundError: unknown preset.
         ValueError: unknown key or value out of range, each named.
     """
+    tree = read_preset(preset)
+    for key, value in (overrides or {}).items():
+        tree = _overridden(tree, key, value, methods or {}, preset)
+    names = tree.keys() - Config.model_fields.keys() if methods is None else methods.keys()
+    try:
+        shared = Config.model_validate({name: value for name, value in tree.items() if name not in names})
+        found = {name: _method_section(tree, name, section) for name, section in (methods or {}).items()}
+    except ValueError as error:
+        reason = _problems(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"Preset {preset} is not valid: {reason}.") from error
+    values = {name: getattr(shared, name) for name in Config.model_fields}
+    return _with_methods(tuple(found)).model_construct(**values, **found)
+
+
+@cache
+def _with_methods(names: tuple[str, ...]) -> type[Config]:
+    fields = {name: (SerializeAsAny[Section | None], None) for name in names}
+    return create_model("StudyConfig", __base__=Config, **fields)
+
+
+def read_preset(preset: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a preset's file, merged over that of the one it extends; errors as of `load_config`."""
     path = Path(preset) if str(preset).endswith(".yaml") else PRESETS / f"{preset}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
@@ -356,20 +331,70 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
         raise ValueError(
             f"{path} holds no YAML mapping of keys to values ({brief(error)}); correct it."
         ) from error
-    for key, value in (overrides or {}).items():
-        *sections, leaf = key.split(".")
-        node = tree
-        for section in [*sections, leaf]:
-            if not isinstance(node, dict) or section not in node:
-                near = difflib.get_close_matches(key, dotted_keys(tree), n=3, cutoff=0.4)
-                raise ValueError(f"Override {key!r} is no key of preset {preset}; near: {near}.")
-            parent, node = node, node[section]
-        parent[leaf] = value
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if path in extended_by:
+        raise ValueError(f"{path} extends itself, by way of {extended_by[-1]}; take one `extends` out.")
+    beside = path.parent / str(base)
+    found = read_preset(beside if str(base).endswith(".yaml") else base, (*extended_by, path))
+    return merged(found, tree)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` over `base`, mapping by mapping."""
+    both = dict(base)
+    for key, value in changes.items():
+        inner = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
+        both[key] = merged(both[key], value) if inner else value
+    return both
+
+
+def _method_section(tree: Mapping[str, Any], name: str, section: type[Section]) -> Section | None:
+    """A method's section, completed by `classifier` and its variant; all its variants are checked."""
+    own = tree.get(name)
+    base = {key: value for key, value in tree["classifier"].items() if key in section.model_fields}
+    if own is None:
+        required = {key for key, field in section.model_fields.items() if field.is_required()}
+        return _validated(section, base, name) if required <= base.keys() else None
+    own = dict(own)
+    variant, variants = own.pop("variant", None), own.pop("variants", {})
+    if variant is not None and variant not in variants:
+        raise ValueError(f"{name}.variant {variant!r} must be null or one of {list(variants)}")
+    found = _validated(section, merged(merged(base, own), variants.get(variant, {})), name)
+    for other, changes in variants.items():
+        _validated(section, merged(merged(base, own), changes), name, "variants", other)
+    return found
+
+
+def _validated(section: type[Section], values: Mapping[str, Any], *place: str) -> Section:
+    """A section of valid values; an error names the place of each in the preset."""
     try:
-        return Config.model_validate(tree)
+        return section.model_validate(values)
     except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"Preset {preset} is not valid: {places}.") from error
+        raise ValueError(_problems(error, *place)) from error
+
+
+def _problems(error: ValidationError, *place: str) -> str:
+    return "; ".join(f"{'.'.join(map(str, (*place, *e['loc'])))}: {e['msg']}" for e in error.errors())
+
+
+def _overridden(
+    tree: Mapping[str, Any], key: str, value: Any, methods: Mapping[str, type[Section]], preset: str | Path
+) -> dict[str, Any]:
+    """The tree with a dotted key set, which it or a section of a method must know."""
+    known = dict.fromkeys(dotted_keys(tree))
+    for name, section in methods.items():
+        variants = (tree.get(name) or {}).get("variants", {})
+        for place in (name, *(f"{name}.variants.{variant}" for variant in variants)):
+            known |= dict.fromkeys(f"{place}.{field}" for field in section.model_fields)
+            known |= dict.fromkeys(f"{place}.optimiser.{field}" for field in Optimiser.model_fields)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+        raise ValueError(f"Override {key!r} is no key of preset {preset}; near: {near}.")
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return merged(tree, value)
 
 
 def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:

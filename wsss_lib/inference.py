@@ -1,6 +1,7 @@
 """Multi-scale and flipped inference, several photos of one size in one pass, as psa does it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,34 @@ from wsss_lib.score_maps import ScoreMaps
 # On a CPU one large pass is slower than several small ones, whose activations stay in the caches. Measured:
 # EfficientNet-Lite0 is fastest at 0.1 to 0.25 million pixels a pass; a million takes 1.5 times as long.
 CPU_PIXELS = 2**17
+
+
+@dataclass(frozen=True)
+class MapRule:
+    """How summed maps (P, h, w), not below 0, become scores in [0, 1]; `name` stands in the cache's keys."""
+
+    name: str
+    scale: Callable[[Tensor], Tensor]
+
+
+def over_maximum(summed: Tensor) -> Tensor:
+    """Each map over its maximum, as psa has it: S / (max S + 1e-5)."""
+    return summed / (summed.amax(dim=(1, 2), keepdim=True) + 1e-5)
+
+
+def min_max(summed: Tensor) -> Tensor:
+    """Each map from its minimum to its maximum, as ACR has it: ReLU(S - min - 1e-5) / (max - min + 1e-5)."""
+    lowest = summed.amin(dim=(1, 2), keepdim=True)
+    return (summed - lowest - 1e-5).relu() / (summed.amax(dim=(1, 2), keepdim=True) - lowest + 1e-5)
+
+
+MAXIMUM = MapRule("max", over_maximum)
+MIN_MAX = MapRule("min-max", min_max)
+
+
+def passes(scales: Sequence[float], flip: bool) -> str:
+    """The forward passes behind a number, in words: "scales 0.5 1 + flip"."""
+    return "scales " + " ".join(f"{scale:g}" for scale in scales) + (" + flip" if flip else "")
 
 
 def _class_maps(model: nn.Module, views: Tensor) -> Tensor:
@@ -43,7 +72,8 @@ def multi_scale(
     """The selected class maps of all scales and flips, combined on one grid: summed unless told otherwise.
 
     Args:
-        model: has `backbone` and `class_maps(images) -> (B, C, h, w)` on a grid of `model.stride` pixels.
+        model: has `mean` and `std` of its input and `class_maps(images) -> (B, C, h, w)` on a grid of
+            `model.stride` pixels.
         images: (B, 3, H, W) uint8.
         scales: factors of the photo's size, resized bicubically.
         flip: add the horizontally flipped photo at each scale.
@@ -62,7 +92,7 @@ def multi_scale(
         resized = (
             images if scale == 1 else VF.resize(images, [h, w], VF.InterpolationMode.BICUBIC, antialias=True)
         )
-        inputs = normalise(resized, model.backbone.mean, model.backbone.std)
+        inputs = normalise(resized, model.mean, model.std)
         views = torch.cat([inputs, inputs.flip(-1)]) if flip else inputs
         maps = _class_maps(model, views).float().split(len(images))
         rows = interpolation_matrix(maps[0].shape[-2], model.stride, y * h / height)
@@ -74,21 +104,28 @@ def multi_scale(
 
 
 def response_maps(
-    model: nn.Module, images: Tensor, labels: Tensor, scales: Sequence[float], flip: bool, stride: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    scales: Sequence[float],
+    flip: bool,
+    stride: int,
+    rule: MapRule = MAXIMUM,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Normalised maps of the present classes: sum of ReLU(CAM) over all passes / (maximum + 1e-5).
+    """Normalised maps of the present classes: the sum of ReLU(CAM) over all passes, scaled to [0, 1].
 
     Args:
-        images: (B, 3, H, W) uint8; labels: (B, C) multi-hot; the rest as in `multi_scale`.
+        images: (B, 3, H, W) uint8; labels: (B, C) multi-hot; rule: of the scaling; the rest as in
+            `multi_scale`.
 
     Returns:
         For each photo its class ids (n,) in 1..C and maps (n, h, w) float32 in [0, 1].
     """
     photo, column = labels.nonzero(as_tuple=True)
     summed = multi_scale(model, images, scales, flip, stride, lambda maps: maps[photo, column].relu())
-    normalised = summed / (summed.amax(dim=(1, 2), keepdim=True) + 1e-5)
-    photo, column, normalised = photo.cpu().numpy(), column.cpu().numpy(), normalised.cpu().numpy()
-    return [(column[photo == i] + 1, normalised[photo == i]) for i in range(len(images))]
+    scaled = rule.scale(summed).cpu().numpy()
+    photo, column = photo.cpu().numpy(), column.cpu().numpy()
+    return [(column[photo == i] + 1, scaled[photo == i]) for i in range(len(images))]
 
 
 def class_probabilities(
@@ -135,7 +172,7 @@ def pooled_features(
     def pooled() -> Iterator[str]:
         for ids in groups:
             images = torch.stack([photo_tensor(data, id).as_subclass(Tensor) for id in ids]).to(device)
-            inputs = normalise(images, model.backbone.mean, model.backbone.std)
+            inputs = normalise(images, model.mean, model.std)
             for id, vector in zip(ids, global_average_pool(model.features(inputs)), strict=True):
                 found[id] = vector.float().cpu().numpy()
                 yield id

@@ -97,6 +97,15 @@ def summary(confusion: np.ndarray) -> dict[str, float]:
     return {name: float(mean) for name, mean in means.items()}
 
 
+def mean_iou(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> float:
+    """mIoU in [0, 1] of one mask, or of several stacked; arguments as of `confusion_matrix`.
+
+    >>> mean_iou(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    0.5
+    """
+    return summary(confusion_matrix(prediction, target, num_classes))["mean_iou"]
+
+
 def absent_classes(confusion: np.ndarray) -> list[int]:
     """Ids of the classes without a true or predicted pixel, which the means of `summary` leave out."""
     scores = class_scores(confusion)

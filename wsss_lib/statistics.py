@@ -26,7 +26,7 @@ def photo_counts(confusion: np.ndarray) -> np.ndarray:
     return np.stack([hits, confusion.sum(-2), confusion.sum(-1)], axis=-2).astype(np.int32)
 
 
-def mean_iou(counts: np.ndarray) -> np.ndarray:
+def mean_iou_of_counts(counts: np.ndarray) -> np.ndarray:
     """mIoU (...) in [0, 1] of counts (..., 3, K); classes without true or predicted pixels are left out."""
     hits, predicted, true = np.moveaxis(counts, -2, 0)
     union = predicted + true - hits
@@ -87,7 +87,7 @@ def paired_bootstrap(
 
     def differences(weights: np.ndarray) -> np.ndarray:
         """(R, N) times that each photo counts -> (R, S)."""
-        scores = mean_iou((weights @ counts).reshape(len(weights), -1, 3, columns // 3))
+        scores = mean_iou_of_counts((weights @ counts).reshape(len(weights), -1, 3, columns // 3))
         return scores[:, : len(ours)] - scores[:, len(ours) :]
 
     rng, drawn = np.random.default_rng(seed), []

@@ -1,4 +1,4 @@
-"""One training loop for every model: anything with `training_step(batch, step) -> {"loss": ...}`.
+"""One training loop for every network: any `Trainable`, with one phase a batch or several.
 
 Devices, mixed precision and data-parallel training come from accelerate. Epoch e of seed s always sees
 the same pictures with the same augmentation, whatever the number of loader processes, so a run that
@@ -11,6 +11,7 @@ batch norm and means over the pixels or pairs that count are of each process's o
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from wsss_lib.config import Optimiser, Schedule
+from wsss_lib.models.trainable import Clock, Trainable
 from wsss_lib.runtime.errors import brief
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.launch import is_main, main_says
@@ -69,9 +71,19 @@ def mix_seeds(*numbers: int) -> int:
     return mixed >> 1
 
 
-def poly_lr(step: int, steps: int, power: float) -> float:
-    """Factor (1 - step / steps) ** power, applied before step 0 <= step < steps."""
-    return (1 - step / steps) ** power
+def lr_factor(step: int, steps: int, config: Optimiser) -> float:
+    """What the learning rate is multiplied by before step 0 <= step < steps.
+
+    It rises linearly over the warm-up, then falls to 0 as (1 - progress) ** power ("poly") or as half a
+    cosine wave, or stays ("constant").
+    """
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / (steps - warmup)
+    if config.schedule == "poly":
+        return (1 - progress) ** config.power
+    return (1 + math.cos(math.pi * progress)) / 2 if config.schedule == "cosine" else 1.0
 
 
 def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimizer:
@@ -99,8 +111,56 @@ def build_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.Optimize
     return adam(params, lr=config.lr, betas=(momentum, 0.999))
 
 
+class Phase:
+    """One phase of a model: what learns in it, by which optimiser."""
+
+    def __init__(self, model: Trainable, name: str, config: Optimiser, accelerator: Accelerator):
+        self.name, self.config, self.model = name, config, model
+        self.prefix = f"{name} " if len(model.phases) > 1 else ""  # of its columns in history.csv
+        self.learns = model.trained_in(name)
+        self.frozen = [p for p in without(model, self.learns) if p.requires_grad]
+        optimiser = build_optimiser(self.learns, config)
+        with self.entered():  # data-parallel wrappers look at what is trained when they are made
+            self.stepper, self.optimiser = accelerator.prepare(Stepper(model, name), optimiser)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Training mode for what learns in the phase, evaluation and no gradients for the rest."""
+        self.model.eval()
+        self.learns.train()
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.frozen:
+                parameter.requires_grad_(True)
+
+    def step(
+        self, batch: dict[str, Tensor], clock: Clock, steps: int, accelerator: Accelerator
+    ) -> dict[str, float]:
+        """One step of its optimiser; returns the losses, means over all processes.
+
+        Raises:
+            NonFiniteLossError: before anything has changed.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * lr_factor(clock.step, steps, self.config)
+        with self.entered():
+            losses = self.stepper(batch, clock)
+            # every process sees the mean over all of them, so that all stop together if it is not finite
+            means = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
+            if not math.isfinite(loss := means["loss"].item()):
+                place = f"epoch {clock.epoch + 1}, step {clock.step % clock.steps_per_epoch + 1}"
+                raise NonFiniteLossError(f"the loss is {loss} at {place}")
+            accelerator.backward(losses["loss"])
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        return {name: value.item() for name, value in means.items()}
+
+
 def train(
-    model: nn.Module,
+    model: Trainable,
     examples: SeededExamples,
     schedule: Schedule,
     out: Path,
@@ -109,14 +169,15 @@ def train(
     precision: str,
     title: str,
 ) -> None:
-    """Train `model` and leave model.safetensors and history.csv (epoch, each loss, lr) in `out`.
+    """Train `model` and leave model.safetensors (of what it keeps) and history.csv in `out`.
 
-    After every epoch a checkpoint is written to `out`; called again, training goes on from it, and what is
-    trained is left as it is. Of several processes all call this, with one folder `out`, and the main one
-    writes.
+    history.csv has a row an epoch: each loss, its mean over the steps, and the learning rate of the last
+    step; with several phases their names stand before those of the columns. After every epoch a checkpoint is
+    written to `out`; called again, training goes on from it, and what is trained is left as it is. Of several
+    processes all call this, with one folder `out`, and the main one writes.
 
     Raises:
-        NonFiniteLossError: the loss is NaN or infinite.
+        NonFiniteLossError: a loss is NaN or infinite.
         ValueError: no examples, a damaged checkpoint, or a batch that the processes cannot share evenly.
     """
     if not len(examples):
@@ -138,16 +199,17 @@ def train(
             f"{title}: {accelerator.num_processes} processes cannot share a batch of {batch} photos evenly; "
             "start a number that divides it."
         )
-    optimiser = build_optimiser(model, schedule.optimiser)
-    stepper, optimiser = accelerator.prepare(Stepper(model), optimiser)
+    phases = [Phase(model, name, schedule.optimiser_of(name), accelerator) for name in model.phases]
     # drop_last, as psa does: poly's number of steps and every batch's statistics stay the same
     steps_per_epoch = len(examples) // batch
+    steps = schedule.epochs * steps_per_epoch
     history: list[dict[str, float]] = []
     start = 0
     if (out / CHECKPOINT).is_file():
         state = load_checkpoint(out / CHECKPOINT)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        for phase in phases:
+            phase.optimiser.load_state_dict(state["optimisers"][phase.name])
         history, start = state["history"], state["epoch"]
     epochs = range(start, schedule.epochs)
     for epoch in (
@@ -161,46 +223,41 @@ def train(
         loader = accelerator.prepare_data_loader(
             DataLoader(examples, batch, sampler=order, drop_last=True, num_workers=workers)
         )
-        model.train()
         sums: dict[str, float] = {}
         for index, data in enumerate(plain_errors(loader)):
-            step = epoch * steps_per_epoch + index
-            factor = poly_lr(step, schedule.epochs * steps_per_epoch, schedule.optimiser.power)
-            for group in optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-            losses = stepper(data, step)
-            # every process sees the mean over all of them, so that all stop together if it is not finite
-            means = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
-            loss = means["loss"].item()
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"{title}: the loss is {loss} at epoch {epoch + 1}, step {index + 1}; the last "
-                    f"good state, if any, is {out / CHECKPOINT}; lower the learning rate "
-                    f"({schedule.optimiser.lr:g}) or turn mixed precision off, which starts afresh."
-                )
-            accelerator.backward(losses["loss"])
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            for name, value in means.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-        history.append(
-            {
-                "epoch": epoch + 1,
-                **{name: total / steps_per_epoch for name, total in sums.items()},
-                "lr": schedule.optimiser.lr * factor,
-            }
-        )
+            clock = Clock(epoch * steps_per_epoch + index, epoch, schedule.epochs, steps_per_epoch)
+            for phase in phases:
+                try:
+                    losses = phase.step(data, clock, steps, accelerator)
+                except NonFiniteLossError as error:
+                    raise NonFiniteLossError(
+                        f"{title}: {error}; the last good state, if any, is {out / CHECKPOINT}; lower the "
+                        f"learning rate ({phase.config.lr:g}) or turn mixed precision off, which starts "
+                        "afresh."
+                    ) from None
+                for name, value in losses.items():
+                    sums[phase.prefix + name] = sums.get(phase.prefix + name, 0.0) + value
+            model.after_step(clock)
+        means = {name: total / steps_per_epoch for name, total in sums.items()}
+        rates = {f"{p.prefix}lr": p.config.lr * lr_factor(clock.step, steps, p.config) for p in phases}
+        history.append({"epoch": epoch + 1, **means, **rates})
         if main:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            state |= {"history": history, "epoch": len(history)}
+            state = {"model": model.state_dict(), "history": history, "epoch": len(history)}
+            state["optimisers"] = {phase.name: phase.optimiser.state_dict() for phase in phases}
             save_atomically(lambda path, state=state: save_checkpoint(state, path), out / CHECKPOINT)
     accelerator.wait_for_everyone()  # all have read the checkpoint
     if main:
-        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.kept().state_dict().items()}
         save_atomically(lambda path: path.write_bytes(save(weights)), out / WEIGHTS)
         save_atomically(lambda path: pd.DataFrame(history).to_csv(path, index=False), out / HISTORY)
         (out / CHECKPOINT).unlink()
     accelerator.wait_for_everyone()  # nobody leaves before the weights are there
+
+
+def without(model: nn.Module, part: nn.Module) -> list[nn.Parameter]:
+    """Parameters of `model` that are none of `part`'s."""
+    inside = {id(parameter) for parameter in part.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in inside]
 
 
 def plain_errors(loader: Iterable[T]) -> Iterator[T]:
@@ -214,20 +271,21 @@ def plain_errors(loader: Iterable[T]) -> Iterator[T]:
 
 
 class Stepper(nn.Module):
-    """Gives a model's training step the name `forward`, which data-parallel wrappers call."""
+    """Gives one phase of a model's training step the name `forward`, which data-parallel wrappers call."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Trainable, phase: str):
         super().__init__()
-        self.model = model
+        self.model, self.phase = model, phase
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        return self.model.training_step(batch, step)
+    def forward(self, batch: dict[str, Tensor], clock: Clock) -> dict[str, Tensor]:
+        return self.model.training_step(batch, clock, self.phase)
 
 
-def load_trained(model: nn.Module, folder: Path) -> nn.Module:
-    """Fill `model` with the weights that `train` left in `folder`; returned in evaluation mode."""
-    model.load_state_dict(trained_weights(folder))
-    return model.eval()
+def load_trained(model: Trainable, folder: Path) -> nn.Module:
+    """What `model` keeps, with the weights that `train` left in `folder`; in evaluation mode."""
+    kept = model.kept()
+    kept.load_state_dict(trained_weights(folder))
+    return kept.eval()
 
 
 def trained_weights(folder: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from tiny_backbone import tiny_backbone
 
 from wsss_lib.losses import classification_loss, global_average_pool
 from wsss_lib.methods.cam import CAM
+from wsss_lib.models.trainable import START
 
 
 def test_loss_is_the_mean_binary_cross_entropy_also_of_soft_labels():
@@ -44,7 +45,7 @@ def test_class_maps_weigh_the_deepest_features(size):
 def test_training_step_is_the_loss_of_the_pooled_maps():
     model = CAM(tiny_backbone(), 3).train()
     batch = {"image": torch.randn(2, 3, 32, 32), "label": torch.tensor([[1.0, 0, 1], [0, 0, 0]])}
-    losses = model.training_step(batch, 0)
+    losses = model.training_step(batch, START, "train")
     expected = classification_loss(model.class_maps(batch["image"]).mean((2, 3)), batch["label"])
     assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     losses["loss"].backward()

@@ -19,6 +19,7 @@ from wsss_lib.methods.mixup_cam import (
     normalised_response,
     spread,
 )
+from wsss_lib.models.trainable import START
 from wsss_lib.study.study import Study
 
 LABELS = torch.tensor([[1.0, 0, 0.3, 0], [0, 0.7, 0, 0]])
@@ -111,7 +112,7 @@ def test_the_seed_decides_the_mixing():
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        found.append(model.training_step(given, 0)["loss"].item())
+        found.append(model.training_step(given, START, "train")["loss"].item())
     assert found[0] == found[1] != found[2]
 
 
@@ -241,7 +242,7 @@ def given(seed: int = 0) -> dict[str, torch.Tensor]:
 def test_a_step_is_the_weighted_sum_on_the_mixed_photos(ent, con, entropy_of):
     model = MixupCAM(tiny_backbone(), 4, 0.5, ent, con, entropy_of=entropy_of).train()
     torch.manual_seed(3)
-    losses = model.training_step(given(), 0)
+    losses = model.training_step(given(), START, "train")
     torch.manual_seed(3)
     mixing = draw_mixing(4, 0.5, "batch")
     image, label = (mixup(values, *mixing) for values in given().values())
@@ -265,7 +266,7 @@ def test_each_loss_teaches_head_and_features_and_a_weight_of_zero_silences_it(en
     model = MixupCAM(tiny_backbone(), 4, 0.5, 0, 0, entropy_of=entropy_of).train()
     taught = [p for p in model.parameters() if p.requires_grad]
     torch.manual_seed(3)
-    losses = model.training_step(given(), 0)
+    losses = model.training_step(given(), START, "train")
     gradients = {name: torch.autograd.grad(loss, taught, retain_graph=True) for name, loss in losses.items()}
     for name in ("L_cls", "L_ent", "L_con"):
         of = dict(zip((id(p) for p in taught), gradients[name], strict=True))
@@ -286,8 +287,8 @@ def test_steps_lower_the_loss():
     model = MixupCAM(tiny_backbone(), 4, 0.2, 0.02, 2e-4).train()
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     found = []
-    for step in range(30):
-        losses = model.training_step(given(), step)
+    for _ in range(30):
+        losses = model.training_step(given(), START, "train")
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()
@@ -306,7 +307,7 @@ SMALL = {
 def test_a_study_trains_it_like_the_baseline_with_its_own_key(tmp_path, monkeypatch):
     study = Study("smoke", cache=tmp_path, results=tmp_path / "results", overrides=SMALL)
     maps = study.response_maps("mixup_cam", 0)
-    assert maps.labels["method"] == "mixup_cam"
+    assert maps.origin.method == "mixup_cam"
     history = pd.read_csv(study.classifier("mixup_cam", 0).file("history.csv"))
     assert {"L_cls", "L_ent", "L_con"} < set(history)
     config = study.config.mixup_cam
@@ -328,12 +329,10 @@ def test_a_study_trains_it_like_the_baseline_with_its_own_key(tmp_path, monkeypa
     assert trains("cam")
     assert type(trained[-1]) is CAM
     assert not trains("mixup_cam", sweeps={"alpha": [3], "lambda_ent": [1], "lambda_con": [1]})
-    for name, value in {"alpha": 1.0, "lambda_ent": 0, "lambda_con": 0, "lambda_per": "photo"}.items():
+    for name, value in {"alpha": 1.0, "lambda_ent": 0, "lambda_con": 0, "mix_per": "photo"}.items():
         assert trains("mixup_cam", **{name: value})
         assert getattr(trained[-1], name) == value
     assert trains("mixup_cam", variant="thesis")
     assert trained[-1].neck[0].out_channels == 16
-    with pytest.raises(
-        ValueError, match=r"mixup_cam: .*variant 'release' must be null or one of \['thesis'\]"
-    ):
+    with pytest.raises(ValueError, match=r"mixup_cam\.variant 'release' must be null or one of \['thesis'\]"):
         trains("mixup_cam", variant="release")

@@ -6,6 +6,7 @@ from tiny_backbone import tiny_backbone
 
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.sc_cam import SCCAM, joint_loss
+from wsss_lib.models.trainable import START
 
 
 def batch(classes: int = 3, clusters: int = 4) -> dict[str, torch.Tensor]:
@@ -42,7 +43,7 @@ def test_the_loss_is_both_cross_entropies_by_weight(weight):
 @pytest.mark.parametrize("head_channels", [None, 7])
 def test_a_step_teaches_both_heads_and_the_features(head_channels):
     model = SCCAM(tiny_backbone(), 3, 4, 5.0, head_channels=head_channels).train()
-    losses = model.training_step(batch(), 0)
+    losses = model.training_step(batch(), START, "train")
     losses["loss"].backward()
     for part in (model.classifier, model.sub_classifier, *model.neck[:-1]):
         assert all(p.grad.abs().sum() > 0 for p in part.parameters())
@@ -64,7 +65,7 @@ def test_the_sub_category_loss_changes_the_features_and_not_the_parent_head():
     for weight in (0.0, 5.0):
         torch.manual_seed(0)
         model = SCCAM(tiny_backbone(), 3, 4, weight).train()
-        model.training_step(given, 0)["loss"].backward()
+        model.training_step(given, START, "train")["loss"].backward()
         grads[weight] = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     torch.testing.assert_close(grads[0.0]["classifier.weight"], grads[5.0]["classifier.weight"])
     assert grads[0.0]["sub_classifier.weight"].abs().sum() == 0

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wsss_lib.config import load_config
+from wsss_lib.config import CAMClassifier
 from wsss_lib.data.transforms import normalise
 from wsss_lib.inference import response_maps
+from wsss_lib.methods import load_config, sc_cam
+from wsss_lib.methods.base import trained_classifier
 from wsss_lib.methods.sc_cam import SCCAM
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
@@ -42,58 +44,62 @@ def first(study):
     return study.classifier("sc_cam", 0, rounds=1)
 
 
-def test_round_0_is_the_baseline(study, first):
-    assert study.classifier("sc_cam", 0, rounds=0) == study.classifier("cam", 0)
-    assert study.response_maps("sc_cam", 0, "val", rounds=0) == study.response_maps("cam", 0, "val")
+def test_round_0_is_a_cam_that_is_trained_as_the_rounds(study, folder):
+    plain = open_study(folder, **{"sc_cam.variant": None})
+    assert plain.classifier("sc_cam", 0, rounds=0) == plain.classifier("cam", 0)  # the baseline itself
+    assert plain.response_maps("sc_cam", 0, "val", rounds=0) == plain.response_maps("cam", 0, "val")
+    thesis = study.classifier("sc_cam", 0, rounds=0)
+    assert thesis.origin.method == "cam"
+    assert thesis.provenance()["config"]["config"]["epochs"] == study.config.sc_cam.epochs
+    assert thesis.key != study.classifier("cam", 0).key
 
 
 def test_a_round_learns_the_clusters_of_the_round_before(study, first):
-    clusters = study.sub_categories(0, 1)
-    features = study.image_features(study.classifier("cam", 0))
+    clusters = sc_cam.cluster_photos(study, 0, 1)
+    features = sc_cam.image_features(study, study.classifier("sc_cam", 0, rounds=0))
     assert first.provenance()["inputs"][0] == clusters.key
     assert clusters.provenance()["inputs"][0] == features.key
-    assigned = study.assigned(0, 1)
+    assigned = sc_cam.assigned(study, 0, 1)
     np.testing.assert_array_equal(assigned >= 0, study.data.train.labels > 0)
-    for row in study.clusters(0, 1).itertuples():
+    for row in sc_cam.clusters(study, 0, 1).itertuples():
         photo = study.data.train.ids.index(row.id)
         assert assigned[photo, study.data.train.classes.index(row[2])] == row.cluster
     with pytest.raises(ValueError, match="Round 0"):
-        study.sub_categories(0, 0)
+        sc_cam.cluster_photos(study, 0, 0)
 
 
 def test_features_are_those_of_each_whole_photo(study, first):
-    model = study._trained_classifier(first)
-    found = study.features(first)
+    model = trained_classifier(study, first)
+    found = sc_cam.features(study, first)
     for row in (0, 7):
         image = torch.from_numpy(study.data.train.image(study.data.train.ids[row])).permute(2, 0, 1)[None]
         with torch.no_grad():
-            features = model.features(normalise(image, model.backbone.mean, model.backbone.std))
+            features = model.features(normalise(image, model.mean, model.std))
         np.testing.assert_allclose(found[row], features[0].mean((1, 2)), rtol=1e-3, atol=1e-4)
-    assert not np.allclose(found, study.features(None))  # the ImageNet backbone's
+    assert not np.allclose(found, sc_cam.features(study, None))  # the ImageNet backbone's
 
 
 def test_other_clusters_are_other_work_on_the_same_features(study, first):
     other = study.varied({"sc_cam.clusters": 1, "sc_cam.weight": 1.0})
     assert other.config.scenes == study.config.scenes  # its overrides stay
-    assert other.sub_categories(0, 1) != study.sub_categories(0, 1)
-    assert other.image_features(other.classifier("cam", 0)) == study.image_features(
-        study.classifier("cam", 0)
-    )
+    assert sc_cam.cluster_photos(other, 0, 1) != sc_cam.cluster_photos(study, 0, 1)
+    before, after = (s.classifier("sc_cam", 0, rounds=0) for s in (study, other))
+    assert sc_cam.image_features(other, after) == sc_cam.image_features(study, before)
     heavier = study.varied({"sc_cam.weight": 1.0})
-    assert heavier.sub_categories(0, 1) == study.sub_categories(0, 1)
+    assert sc_cam.cluster_photos(heavier, 0, 1) == sc_cam.cluster_photos(study, 0, 1)
 
 
 def test_maps_are_those_of_the_parent_head_and_of_the_photos_sub_categories(study, first):
     data, scale = study.data.train, study.config.maps
     maps = study.response_maps("sc_cam", 0, rounds=1)
-    assert maps.labels["rounds"] == 1
+    assert maps.origin.rounds == 1
     val = study.response_maps("sc_cam", 0, "val", rounds=1)
-    assert study._training_maps(val) == maps  # for refining
+    assert study.training_maps(val) == maps  # for refining
     other = study.varied({"sc_cam.weight": 1.0, "sc_cam.clusters": 1})
-    assert other._training_maps(maps) == maps
+    assert other.training_maps(maps) == maps
     with pytest.raises(ValueError, match="come from a study with other settings"):
-        other._training_maps(val)
-    model = study._trained_classifier(first)
+        other.training_maps(val)
+    model = trained_classifier(study, first)
     id = max(data.ids, key=lambda i: data.label(i).sum())
     image = torch.from_numpy(data.image(id)).permute(2, 0, 1)[None]
     label = torch.from_numpy(data.label(id))[None]
@@ -102,14 +108,14 @@ def test_maps_are_those_of_the_parent_head_and_of_the_photos_sub_categories(stud
     np.testing.assert_array_equal(stored.classes, classes)
     np.testing.assert_allclose(stored.maps, expected, atol=2e-2)  # float16, and another batch
 
-    finer = study.sub_category_maps(0, 1, [id])[id]
+    finer = sc_cam.sub_category_maps(study, 0, 1, [id])[id]
     np.testing.assert_array_equal(finer.classes, classes)
-    parents, subs = study.head_weights(0, 1)
+    parents, subs = sc_cam.head_weights(study, 0, 1)
     assert parents.shape == (6, 320)
     assert subs.shape == (6, study.config.sc_cam.clusters, 320)
     with torch.no_grad():  # the same maps from a parent head that holds the weights of the sub-categories
         for c in classes - 1:
-            k = study.assigned(0, 1)[data.ids.index(id), c]
+            k = sc_cam.assigned(study, 0, 1)[data.ids.index(id), c]
             model.classifier.weight[c, :, 0, 0] = torch.from_numpy(subs[c, k])
     ((_, expected),) = response_maps(model, image, label, scale.scales, scale.flip, scale.stride)
     np.testing.assert_allclose(finer.maps, expected, atol=1e-5)
@@ -124,7 +130,7 @@ def test_a_round_starts_where_its_variant_says(study, first, folder, start, monk
     other = open_study(folder, **{"sc_cam.variants.thesis.start": start})
     with pytest.raises(KeyboardInterrupt):
         other.classifier("sc_cam", 0, rounds=2 if start == "previous" else 1)
-    cam = load_file(study.classifier("cam", 0).file("model.safetensors"))
+    cam = load_file(study.classifier("sc_cam", 0, rounds=0).file("model.safetensors"))
     name = "classifier.weight"
     carried = load_file(first.file("model.safetensors"))[name]
     assert torch.equal(seen[name], carried) == (start == "previous")
@@ -142,11 +148,11 @@ def test_a_killed_study_goes_on_within_the_round(study, first, folder, tmp_path,
     shutil.rmtree(killed.classifier("sc_cam", 0, rounds=2).path)
     steps, step = [], SCCAM.training_step
 
-    def dies(self, batch, number):
-        steps.append(number)
+    def dies(self, batch, clock, phase):
+        steps.append(clock.step)
         if len(steps) == 5:  # in the second of two epochs of three steps
             exit_now()
-        return step(self, batch, number)
+        return step(self, batch, clock, phase)
 
     monkeypatch.setattr(SCCAM, "training_step", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -161,11 +167,10 @@ def test_a_killed_study_goes_on_within_the_round(study, first, folder, tmp_path,
 
 def test_without_a_variant_a_round_trains_as_the_baseline():
     config = load_config("smoke")
-    assert config.sc_cam.variant is None
-    assert config.training_of("sc_cam") == config.classifier
+    shared = {key: getattr(config.sc_cam, key) for key in CAMClassifier.model_fields}
+    assert CAMClassifier(**shared) == config.classifier
     assert config.sc_cam.start == "imagenet"
-    thesis = load_config("smoke", {"sc_cam.variant": "thesis"})
-    assert thesis.training_of("sc_cam") == thesis.sc_cam.variants["thesis"]
-    assert thesis.sc_cam.start == "previous"
+    thesis = load_config("smoke", {"sc_cam.variant": "thesis"}).sc_cam
+    assert (thesis.start, thesis.head_channels, thesis.optimiser.name) == ("previous", 16, "adam")
     with pytest.raises(ValueError, match=r"variant 'paper' must be null or one of \['release', 'thesis'\]"):
         load_config("smoke", {"sc_cam.variant": "paper"})

@@ -8,8 +8,10 @@ import torch
 from tiny_backbone import tiny_backbone
 from torch.nn import functional as F
 
-from wsss_lib.models.affinity import AffinityNet, affinity_labels, affinity_loss, masked_mean, to_cells
+from wsss_lib.models.affinity import AffinityNet, affinity_loss, masked_mean, to_cells
+from wsss_lib.models.trainable import START
 from wsss_lib.random_walk import neighbour_offsets
+from wsss_lib.refinement.affinitynet import affinity_labels
 
 
 def loss_by_loop(affinity, labels, offsets, psa_compat):
@@ -207,8 +209,8 @@ def test_training_step_learns_its_labels():
     batch = {"image": images, "label": labels.repeat_interleave(3, 1).repeat_interleave(3, 2)}
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 1e-2)
     losses = []
-    for step in range(15):
-        loss = net.training_step(batch, step)["loss"]
+    for _ in range(15):
+        loss = net.training_step(batch, START, "train")["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -8,6 +8,7 @@ from tiny_backbone import tiny_backbone
 
 from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.deeplab import LightDeepLab
+from wsss_lib.models.trainable import START
 
 
 def test_loss_equals_the_loop_over_labelled_pixels():
@@ -28,7 +29,7 @@ def test_loss_equals_the_loop_over_labelled_pixels():
 def test_a_crop_of_nothing_but_void_gives_0_and_no_nan():
     model = LightDeepLab(tiny_backbone(), 4, 8).train()
     batch = {"image": torch.randn(2, 3, 32, 32), "mask": torch.full((2, 32, 32), 255, dtype=torch.uint8)}
-    loss = model.training_step(batch, 0)["loss"]
+    loss = model.training_step(batch, START, "train")["loss"]
     loss.backward()
     assert loss.item() == 0
     assert all((p.grad == 0).all() for p in model.parameters() if p.requires_grad)
@@ -49,7 +50,7 @@ def test_training_loss_is_taken_at_the_masks_size():
     mask = torch.randint(4, (2, 41, 54), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         maps = model.class_maps(images)
-        loss = model.training_step({"image": images, "mask": mask}, 0)["loss"].item()
+        loss = model.training_step({"image": images, "mask": mask}, START, "train")["loss"].item()
     # pixel i lies at (i + 1/2) / 8 - 1/2 cells; beyond the outer centres the outer cell counts
     y, x = (((torch.arange(n) + 0.5) / 8 - 0.5).clamp(0, c - 1) for n, c in ((41, 6), (54, 7)))
     y0, x0 = y.floor().long().clamp(max=4), x.floor().long().clamp(max=5)
@@ -66,8 +67,8 @@ def test_every_trainable_parameter_learns_and_the_loss_falls():
     masks = torch.randint(3, (4, 3, 3)).repeat_interleave(16, 1).repeat_interleave(16, 2)
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
     losses = []
-    for step in range(20):
-        loss = model.training_step({"image": images, "mask": masks}, step)["loss"]
+    for _ in range(20):
+        loss = model.training_step({"image": images, "mask": masks}, START, "train")["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

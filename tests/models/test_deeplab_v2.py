@@ -10,6 +10,7 @@ from wsss_lib.config import Optimiser
 from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.backbones import RANDOM, build_backbone
 from wsss_lib.models.deeplab_v2 import DeepLabV2, strongest
+from wsss_lib.models.trainable import START
 from wsss_lib.resampling import labels_on_cells
 from wsss_lib.training import build_optimiser
 
@@ -116,14 +117,14 @@ def test_the_loss_is_the_sum_of_four_cross_entropies():
                     if label != 255:
                         terms.append(-logits[b, :, i, j].log_softmax(0)[label].item())
         expected += sum(terms) / len(terms)
-    assert model.training_step({"image": images, "mask": mask.byte()}, 0)["loss"].item() == pytest.approx(
-        expected, rel=1e-4
-    )
+    assert model.training_step({"image": images, "mask": mask.byte()}, START, "train")[
+        "loss"
+    ].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_crop_of_nothing_but_void_gives_0_and_no_nan():
     model, images, mask = tiny()
-    loss = model.training_step({"image": images, "mask": torch.full_like(mask, 255)}, 0)["loss"]
+    loss = model.training_step({"image": images, "mask": torch.full_like(mask, 255)}, START, "train")["loss"]
     loss.backward()
     assert loss.item() == 0
     assert all((p.grad == 0).all() for p in model.parameters() if p.requires_grad)
@@ -141,7 +142,9 @@ def test_the_papers_network_takes_a_step_and_gives_maps():
     torch.manual_seed(0)
     model = DeepLabV2(build_backbone("resnet101_caffe", 8, RANDOM), 21).train()
     optimiser = build_optimiser(model, PAPER)
-    loss = model.training_step({"image": torch.randn(1, 3, 33, 33), "mask": torch.ones(1, 33, 33)}, 0)["loss"]
+    loss = model.training_step(
+        {"image": torch.randn(1, 3, 33, 33), "mask": torch.ones(1, 33, 33)}, START, "train"
+    )["loss"]
     loss.backward()
     optimiser.step()
     assert loss.item() == pytest.approx(4 * np.log(21), rel=0.2)
@@ -159,8 +162,8 @@ def test_four_photos_are_learnt_and_then_segmented():
     images = colours[mask].movedim(-1, 1) + torch.randn(4, 3, 32, 32) / 4
     optimiser = build_optimiser(model, PAPER)
     losses = []
-    for step in range(20):
-        loss = model.training_step({"image": images, "mask": mask}, step)["loss"]
+    for _ in range(20):
+        loss = model.training_step({"image": images, "mask": mask}, START, "train")["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from wsss_lib.config import IRNWalk, Optimiser
 from wsss_lib.models.backbones import build_backbone, undilate
-from wsss_lib.models.irn import IRN, displacement_loss, irn_loss, path_affinity, path_cells
+from wsss_lib.models.irn import IRNet, displacement_loss, irn_loss, path_affinity, path_cells
+from wsss_lib.models.trainable import START
 from wsss_lib.random_walk import neighbour_offsets
 from wsss_lib.refinement.irn import boundary_walk, normalised, write_boundary_walk
 from wsss_lib.resampling import labels_on_cells
@@ -49,12 +50,12 @@ def affinity_by_loop(boundary: np.ndarray, radius: int) -> np.ndarray:
     return found
 
 
-def net(seed: int = 0, **options) -> IRN:
+def net(seed: int = 0, **options) -> IRNet:
     torch.manual_seed(seed)
     options = {
         "radius": 3, "boundary_width": 8, "displacement_width": 32, "dilated": True, "psa_compat": False,
     } | options  # fmt: skip
-    return IRN(tiny_backbone(TAPS), **options)
+    return IRNet(tiny_backbone(TAPS), **options)
 
 
 # paths
@@ -191,7 +192,7 @@ def test_displacements_to_the_centroid_cost_nothing_on_an_object_and_constants_n
 @pytest.mark.parametrize("size", [(64, 64), (41, 70), (16, 5)])
 @pytest.mark.parametrize("strides", [TAPS, (1, 2, 4, 8, 8, 8), (4, 4, 8, 16, 16), (2, 4, 8, 16, 32)])
 def test_maps_of_a_photo_of_any_size(strides, size):
-    model = IRN(tiny_backbone(strides), 5, 8, 32, True, False).eval()
+    model = IRNet(tiny_backbone(strides), 5, 8, 32, True, False).eval()
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         boundary, displacement = model(images)
@@ -238,7 +239,7 @@ def test_the_stride_2_tap_of_a_resnet_is_pooled_as_in_the_resnet():
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     seen = []
     backbone.net.maxpool.register_forward_hook(lambda layer, inputs, output: seen.append(output))
-    model = IRN(backbone, 5, 8, 32, False, False)
+    model = IRNet(backbone, 5, 8, 32, False, False)
     taps = model.taps(images)
     assert backbone.strides == TAPS
     inner = []
@@ -282,7 +283,7 @@ def test_the_backbone_is_frozen_and_only_the_displacement_branch_is_fast():
 
 def test_a_backbone_of_four_taps_is_refused():
     with pytest.raises(ValueError, match=r"has 4 taps \(strides \(2, 4, 8, 16\)\), IRN needs 5"):
-        IRN(tiny_backbone(), 5, 8, 32, True, False)
+        IRNet(tiny_backbone(), 5, 8, 32, True, False)
 
 
 def test_the_mean_displacement_is_subtracted_at_test_time():
@@ -311,8 +312,8 @@ def test_training_steps_learn_the_labels_of_four_pictures():
     batch = {"image": images, "mask": mask.byte() * 3}
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02)
     history = []
-    for step in range(20):
-        losses = model.training_step(batch, step)
+    for _ in range(20):
+        losses = model.training_step(batch, START, "train")
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()

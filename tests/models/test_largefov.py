@@ -11,6 +11,7 @@ from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.largefov import LargeFOV
 from wsss_lib.models.resnet38 import WIDTHS, ResNet38
+from wsss_lib.models.trainable import START
 from wsss_lib.training import build_optimiser
 
 SEAM = Optimiser(
@@ -61,7 +62,7 @@ def test_loss_is_taken_at_the_masks_size():
     images, mask = torch.randn(2, 3, 48, 64), torch.randint(4, (2, 48, 64))
     with torch.no_grad():
         logits = F.interpolate(model.class_maps(images), (48, 64), mode="bilinear")
-        found = model.training_step({"image": images, "mask": mask}, 0)["loss"]
+        found = model.training_step({"image": images, "mask": mask}, START, "train")["loss"]
     assert found.item() == pytest.approx(segmentation_loss(logits, mask).item(), rel=1e-5)
 
 
@@ -73,8 +74,8 @@ def test_four_photos_are_learnt_and_then_segmented():
     images = colours[mask].movedim(-1, 1) + torch.randn(4, 3, 32, 32) / 4
     optimiser = build_optimiser(model, SEAM)
     losses = []
-    for step in range(20):
-        loss = model.training_step({"image": images, "mask": mask}, step)["loss"]
+    for _ in range(20):
+        loss = model.training_step({"image": images, "mask": mask}, START, "train")["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

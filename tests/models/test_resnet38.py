@@ -16,6 +16,7 @@ from wsss_lib.models import backbones
 from wsss_lib.models.affinity import AffinityNet
 from wsss_lib.models.backbones import RANDOM, build_backbone
 from wsss_lib.models.resnet38 import MD5, WIDTHS, ResNet38
+from wsss_lib.models.trainable import START
 from wsss_lib.training import build_optimiser
 
 NARROW = tuple(width // 32 for width in WIDTHS)
@@ -285,7 +286,9 @@ def test_the_whole_network_takes_a_step_of_psa_and_gives_maps():
         if n.startswith(("backbone.net.b2.", "backbone.net.b6"))
     }
     optimiser = build_optimiser(model, PSA)
-    loss = model.training_step({"image": torch.randn(1, 3, 17, 17), "label": torch.ones(1, 20)}, 0)["loss"]
+    loss = model.training_step(
+        {"image": torch.randn(1, 3, 17, 17), "label": torch.ones(1, 20)}, START, "train"
+    )["loss"]
     loss.backward()
     optimiser.step()
     assert loss.isfinite()
@@ -306,8 +309,8 @@ def test_a_classifier_learns_four_photos():
     batch = {"image": images, "label": torch.tensor([[1.0, 0], [0, 1], [1, 1], [1, 0]])}
     optimiser = build_optimiser(model, PSA)
     losses = []
-    for step in range(20):
-        loss = model.training_step(batch, step)["loss"]
+    for _ in range(20):
+        loss = model.training_step(batch, START, "train")["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

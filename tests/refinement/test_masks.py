@@ -11,7 +11,8 @@ from PIL import Image
 
 from wsss_lib.crf import dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.data.masks import load_mask
-from wsss_lib.models.affinity import GRID, affinity_labels
+from wsss_lib.models.affinity import GRID
+from wsss_lib.refinement.affinitynet import affinity_labels
 from wsss_lib.refinement.masks import (
     Background,
     confident,

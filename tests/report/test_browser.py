@@ -161,7 +161,7 @@ def test_each_control_changes_the_picture_in_a_browser(browser, lab, tmp_path):
         prepare_only=True, kernel_name="python3", language="python", progress_bar=False,
     )  # fmt: skip
     chosen = {"method": "cam", "id": study.data.train.ids[0]} | asdict(
-        explore.Settings.of_preset(study.config)
+        explore.Controls.of_preset(study.config)
     )
 
     def expect(**changes: Any) -> None:
@@ -169,7 +169,7 @@ def test_each_control_changes_the_picture_in_a_browser(browser, lab, tmp_path):
         chosen.update(changes)
         settings = {name: value for name, value in chosen.items() if name not in ("method", "id")}
         photo = explore.subject(study, chosen["method"], chosen["id"])
-        view = explore.look(photo, explore.Settings(**settings), study.config, len(study.data.classes))
+        view = explore.look(photo, explore.Controls(**settings), study.config, len(study.data.classes))
         browser.wait(CHANGED)
         browser.wait(f"Math.abs({SCORE} - {view.mean_iou}) < 0.2")
         shot = base64.b64decode(browser.call("Page.captureScreenshot")["data"])

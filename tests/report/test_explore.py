@@ -28,7 +28,7 @@ def subjects(study):
 
 @pytest.fixture(scope="module")
 def preset(study):
-    return explore.Settings.of_preset(study.config)
+    return explore.Controls.of_preset(study.config)
 
 
 def agreement(study, subjects, artifact, settings) -> float:

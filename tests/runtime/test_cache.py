@@ -1,8 +1,11 @@
 """The stage cache: what makes a new key, that work is done once, and that a killed stage goes on."""
 
+import functools
 import json
 import multiprocessing
 import os
+import re
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wsss_lib.runtime import cache as cache_module
-from wsss_lib.runtime.cache import Artifact, Cache, environment
+from wsss_lib.runtime.cache import Cache, Folder, environment
 from wsss_lib.runtime.files import UNFINISHED, remove_leftovers
 
 DESCRIPTION = {
@@ -19,7 +22,7 @@ DESCRIPTION = {
 }  # fmt: skip
 
 
-def run(root: Path, work=lambda folder: None, **changes) -> Artifact:
+def run(root: Path, work=lambda folder: None, **changes) -> Folder:
     return Cache(root).run(**(DESCRIPTION | changes), work=work)
 
 
@@ -69,8 +72,8 @@ def test_all_that_the_result_depends_on_changes_the_key(tmp_path, changes):
 def test_names_and_order_do_not(tmp_path, changes):
     first, again = run(tmp_path), run(tmp_path, **changes)
     assert again.key == first.key
-    assert again.title == changes.get("title", "CAM")
-    assert again.labels == changes.get("labels", {"seed": 0})
+    assert first.provenance()["title"] == "CAM"
+    assert first.provenance()["labels"] == {"seed": 0}
 
 
 def test_the_key_is_the_same_in_every_process_and_place(tmp_path):
@@ -180,11 +183,13 @@ def test_a_folder_without_provenance_is_not_taken_for_finished(tmp_path):
 def test_environment_does_without_git_and_without_a_package(monkeypatch):
     """conda names the CRF package differently, and a container may hold no git: stages must still finish."""
     monkeypatch.setenv("PATH", "")
+    cache_module.commit.cache_clear()
     monkeypatch.setattr(cache_module, "LIBRARIES", ("torch", "no-such-package"))
     record = environment()
     assert record["commit"] == "unknown"
     assert record["libraries"]["torch"]
     assert not record["libraries"].get("no-such-package")
+    cache_module.commit.cache_clear()
 
 
 def test_a_root_that_cannot_be_written_is_named(tmp_path):
@@ -195,8 +200,28 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
         run(tmp_path / "file" / "cache")
 
 
-def test_artifacts_are_values(tmp_path):
-    artifact = run(tmp_path)
-    assert replace(artifact, title="other") != artifact
+def test_folders_are_values(tmp_path):
+    folder = run(tmp_path)
+    assert replace(folder, key="other") != folder
     with pytest.raises(AttributeError):
-        artifact.key = "other"
+        folder.key = "other"
+
+
+def test_results_of_a_run_do_not_make_its_commit_dirty(tmp_path, monkeypatch):
+    git = functools.partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    for file in ("code.py", "results/table.csv"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("1")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "first"]):
+        git(["git", *command])
+    monkeypatch.setattr(cache_module, "REPOSITORY", tmp_path)
+    (tmp_path / "results" / "table.csv").write_text("2")
+    cache_module.commit.cache_clear()
+    clean = cache_module.commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "code.py").write_text("2")
+    assert cache_module.commit() == clean  # asked once a process
+    cache_module.commit.cache_clear()
+    assert cache_module.commit() == clean + "-dirty"
+    cache_module.commit.cache_clear()

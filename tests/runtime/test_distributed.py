@@ -94,9 +94,9 @@ def test_every_stage_that_trains_says_so():
     for file in (Path(two_processes.__file__).parents[1] / "wsss_lib").rglob("*.py"):
         for function in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef)):
             calls = {ast.unparse(n.func): n for n in ast.walk(function) if isinstance(n, ast.Call)}
-            if "self._train" in calls and "self._stage" in calls:
+            if "study.train" in calls and "study.stage" in calls:
                 stages += 1
-                if "trains=True" not in ast.unparse(calls["self._stage"]):
+                if "trains=True" not in ast.unparse(calls["study.stage"]):
                     silent.append(f"{file.name}: {function.name}")
     assert stages >= 4
     assert not silent

@@ -16,14 +16,15 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from tiny_study import OVERRIDES, run_all, tiny_study
 
-from wsss_lib.config import load_config
 from wsss_lib.data.folder import from_folder
 from wsss_lib.data.masks import load_mask
 from wsss_lib.data.voc import VOCDataset
+from wsss_lib.methods import load_config
 from wsss_lib.refinement.masks import Background, write_marginals, write_mask
 from wsss_lib.report import reproduce
 from wsss_lib.runtime.errors import is_sentence
 from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.segmentation import segmentation_net
 from wsss_lib.study.study import Study
 
 REPOSITORY = Path(__file__).parents[2]
@@ -410,7 +411,7 @@ def _(folder):
 def learn_masks(folder: Path) -> None:
     shutil.rmtree(folder / "cache" / "segmentation_net")
     study = tiny_study(folder, **HERE)
-    study.segmentation_net(study.pseudo_labels(study.refine(study.response_maps("cam", 0))))
+    segmentation_net(study, study.pseudo_labels(study.refine(study.response_maps("cam", 0))))
 
 
 @case("A pseudo label is cut short", study=True)
@@ -549,6 +550,7 @@ import numpy as np
 from PIL import Image
 
 from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.segmentation import segmentation_net
 from wsss_lib.refinement.masks import Background, over_processes, write_marginals
 
 folder, inside = Path(sys.argv[1]), Path(sys.argv[2])

@@ -4,9 +4,13 @@ import pytest
 import torch
 import yaml
 
-from wsss_lib.config import PRESETS, Config, load_config
+from wsss_lib import segmentation
+from wsss_lib.config import PRESETS, Segmentation
 from wsss_lib.crf import CRF_PARAMETERS
+from wsss_lib.methods import base
 from wsss_lib.models.largefov import LargeFOV
+from wsss_lib.models.trainable import START
+from wsss_lib.refinement import affinitynet, irn
 from wsss_lib.study.study import Study
 from wsss_lib.training import build_optimiser
 
@@ -32,10 +36,10 @@ def rates(model: torch.nn.Module, optimiser) -> dict[str, tuple[float, float]]:
 def test_the_classifier_is_psas(study):
     config, classes = study.config.classifier, len(study.data.classes) - 1
     with torch.device("meta"):
-        model = study._classifier_net("cam", 0).train()
+        model = base.build(study, study.recipe("cam"), study.section("cam"), 0).train()
         crop = torch.empty(2, 3, config.crop, config.crop)
         assert model.class_maps(crop).shape == (2, classes, 56, 56)
-        loss = model.training_step({"image": crop, "label": torch.empty(2, classes)}, 0)["loss"]
+        loss = model.training_step({"image": crop, "label": torch.empty(2, classes)}, START, "train")["loss"]
     assert loss.shape == ()
     assert model.neck[-1].p == 0.5
     learnt = rates(model, config.optimiser)
@@ -47,7 +51,7 @@ def test_the_classifier_is_psas(study):
 def test_affinity_net_is_psas(study):
     config = study.config.affinity
     with torch.device("meta"):
-        model = study._affinity_net(0).train()
+        model = affinitynet.build(study, 0).train()
         assert model(torch.empty(1, 3, config.crop, config.crop)).shape == (1, 34, 56, 56)
     assert [(r.in_channels, r.out_channels) for r in model.reductions] == [
         (512, 64),
@@ -59,7 +63,7 @@ def test_affinity_net_is_psas(study):
 
 def test_irn_stands_on_resnet_50_at_stride_16(study):
     with torch.device("meta"):
-        model = study._irn_net(0).train()
+        model = irn.build(study, 0).train()
         boundary, displacement = model(torch.empty(1, 3, study.config.irn.crop, study.config.irn.crop))
     assert model.backbone.channels == (64, 256, 512, 1024, 2048)
     assert model.backbone.strides == (2, 4, 8, 16, 16)
@@ -70,7 +74,7 @@ def test_irn_stands_on_resnet_50_at_stride_16(study):
 def test_the_segmentation_network_is_deeplab_v2(study):
     config, classes = study.config.segmentation, len(study.data.classes)
     with torch.device("meta"):
-        model = study._segmentation_net(0).train()
+        model = segmentation.build(study, 0).train()
         crop = torch.empty(2, 3, config.crop, config.crop)
         assert model.class_maps(crop).shape == (2, classes, 41, 41)
     assert model.fusion == "max of logits"
@@ -86,16 +90,15 @@ def test_the_segmentation_network_is_deeplab_v2(study):
 
 
 def test_initial_weights_are_named_beside_the_scores(study):
-    assert study._weights("CAM") == "resnet38, random"
+    assert study.origin(study.recipe("cam"), 0).weights == ("resnet38, random",)
     network = "deeplab_v2: resnet101.tv_in1k, random (trained on ImageNet)"
-    irn = "IRN: resnet50.tv_in1k, random (trained on ImageNet)"
-    assert study._weights("segmentation+CRF", "CAM+RW+CRF") == f"resnet38, random; {network}"
-    assert study._weights("CAM+IRN+CRF") == f"resnet38, random; {irn}"
-    assert study._weights("segmentation", "CAM+IRN+CRF") == f"resnet38, random; {irn}; {network}"
-    assert study._inference("segmentation") == "scales 1, max of logits"
-    assert study._inference("CAM") == "scales 1 0.5 1.5 2 + flip"
-    path = Study("paper")._weights("CAM")
-    assert path == "resnet38, ilsvrc-cls_rna-a1_cls1000_ep-0001.params"  # no folder of this machine
+    edges = "IRN: resnet50.tv_in1k, random (trained on ImageNet)"
+    assert study.weights_of("deeplab_v2", study.config.segmentation.backbone) == (network,)
+    assert study.weights_of("IRN", study.config.irn.backbone) == (edges,)
+    assert study.weights_of("light", None) == ()
+    paper = Study("paper")
+    path = "resnet38, ilsvrc-cls_rna-a1_cls1000_ep-0001.params"  # no folder of this machine
+    assert paper.origin(paper.recipe("cam"), 0).weights == (path,)
 
 
 def test_missing_weights_are_asked_for_before_anything_runs(tmp_path):
@@ -113,8 +116,7 @@ def test_the_other_network_in_the_comments_is_valid():
     lines = (PRESETS / "paper.yaml").read_text().splitlines()
     start = lines.index("# segmentation:")
     block = [line[2:] for line in lines[start:] if line.startswith("# ")]
-    tree = load_config("paper").model_dump(mode="json") | yaml.safe_load("\n".join(block))
-    config = Config.model_validate(tree).segmentation
+    config = Segmentation.model_validate(yaml.safe_load("\n".join(block))["segmentation"])
     assert config.network == "largefov"
     assert config.crf in CRF_PARAMETERS
     study = Study(
@@ -122,7 +124,7 @@ def test_the_other_network_in_the_comments_is_valid():
     )
     with torch.device("meta"):
         study.__dict__["data"] = type("Data", (), {"classes": range(21)})
-        model = study._segmentation_net(0).train()
+        model = segmentation.build(study, 0).train()
         assert isinstance(model, LargeFOV)
         assert model.class_maps(torch.empty(2, 3, config.crop, config.crop)).shape == (2, 21, 56, 56)
     learnt = rates(model, config.optimiser)

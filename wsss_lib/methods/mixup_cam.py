@@ -4,18 +4,22 @@ A classifier that is sure after one telling part looks no further. Mixup-CAM sho
 asks for their shares, so that each part's evidence is diluted and more of the object is needed. Two losses
 keep the response from spreading too far: each place should belong to few classes (L_ent), and the response of
 a class lie close to its own centre (L_con). No code was released; what the text leaves open is an option of
-`MixupCAM`.
+`MixupTraining`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AliasChoices, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsss_lib.config import CAMClassifier, NonNegative, Positive, Section
 from wsss_lib.losses import classification_loss, global_average_pool
+from wsss_lib.methods.base import Method, Recipe
 from wsss_lib.models.activation import ActivationNet
 from wsss_lib.models.backbones import Backbone
+from wsss_lib.models.trainable import Clock
 
 PAPERS_STRIDE = 8
 """Pixels per cell of ResNet-38's maps, the unit of length of L_con."""
@@ -23,6 +27,33 @@ EPSILON = 1e-3
 """Added to every cell before a response is normalised, as in SCOPS, whose loss L_con is."""
 SILENT = 1e-6
 """A class whose response sums to less has no centre to gather around."""
+
+
+class MixupTraining(CAMClassifier):
+    """A CAM classifier's training and Mixup-CAM's losses; the last five are what the paper leaves open."""
+
+    alpha: Positive  # of Beta(alpha, alpha), which the share of each photo in a mixture is drawn from
+    lambda_ent: NonNegative  # weight of the entropy; 0 switches it off
+    lambda_con: NonNegative  # weight of the concentration, in cells of stride 8; 0 switches it off
+    mix_per: Literal["batch", "photo"] = Field(validation_alias=AliasChoices("mix_per", "lambda_per"))
+    entropy_of: Literal["places", "photo"]
+    entropy_maximum: Literal["photo", "place"]
+    concentration_weights: Literal["equal", "label"]
+    concentration_reduction: Literal["sum", "mean"]
+
+
+class MixupSweeps(Section):
+    """Values of the sensitivity curves, each with the others as in `mixup_cam`."""
+
+    alpha: Annotated[tuple[Positive, ...], Field(min_length=1)]  # of mixing alone, both lambdas 0
+    lambda_ent: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    lambda_con: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+class MixupSection(MixupTraining):
+    """Mixup-CAM in a preset; trained as the baseline is unless it says otherwise."""
+
+    sweeps: MixupSweeps
 
 
 def draw_mixing(size: int, alpha: float, per: Literal["batch", "photo"]) -> tuple[Tensor, Tensor]:
@@ -131,14 +162,14 @@ def _exact(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-class MixupCAM(ActivationNet):
+class MixupCAM(ActivationNet, Method):
     """A CAM classifier that learns from mixed photos. In evaluation it is a `CAM`: nothing is mixed.
 
     Args:
         backbone, num_classes: as in `ActivationNet`.
         alpha: of the Beta distribution in equation 2.2; the higher, the more even the mixtures.
         lambda_ent, lambda_con: of equation 2.5; 0 switches the term off.
-        lambda_per: one lambda_mix for the "batch", as mixup's authors have it, or one for each "photo".
+        mix_per: one lambda_mix for the "batch", as mixup's authors have it, or one for each "photo".
         entropy_of: P of equation 2.3 at each of the "places", as its shape H x W says, or of the whole
             "photo", as the argument G(E(I')) reads.
         entropy_maximum: as in `entropy_loss`.
@@ -154,7 +185,7 @@ class MixupCAM(ActivationNet):
         alpha: float,
         lambda_ent: float,
         lambda_con: float,
-        lambda_per: Literal["batch", "photo"] = "batch",
+        mix_per: Literal["batch", "photo"] = "batch",
         entropy_of: Literal["places", "photo"] = "places",
         entropy_maximum: Literal["photo", "place"] = "photo",
         concentration_weights: Literal["equal", "label"] = "equal",
@@ -163,15 +194,15 @@ class MixupCAM(ActivationNet):
     ):
         super().__init__(backbone, num_classes, **options)
         self.alpha, self.lambda_ent, self.lambda_con = alpha, lambda_ent, lambda_con
-        self.lambda_per, self.entropy_of, self.entropy_maximum = lambda_per, entropy_of, entropy_maximum
+        self.mix_per, self.entropy_of, self.entropy_maximum = mix_per, entropy_of, entropy_maximum
         self.concentration = {"weights": concentration_weights, "reduction": concentration_reduction}
 
-    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """Equation 2.5. batch: image (B, 3, H, W), label (B, C) -> loss and its unweighted parts.
 
         All three losses see the maps of one pass, after the dropout if there is any.
         """
-        mixing = draw_mixing(len(batch["image"]), self.alpha, self.lambda_per)
+        mixing = draw_mixing(len(batch["image"]), self.alpha, self.mix_per)
         labels = mixup(batch["label"], *mixing)
         maps = self.class_maps(mixup(batch["image"], *mixing))
         logits = global_average_pool(maps)
@@ -185,3 +216,15 @@ class MixupCAM(ActivationNet):
             "L_ent": l_ent,
             "L_con": l_con,
         }
+
+
+OBJECTIVE = set(MixupTraining.model_fields) - set(CAMClassifier.model_fields)
+RECIPE = Recipe(
+    name="mixup_cam",
+    paper_name="Mixup-CAM",
+    config=MixupTraining,
+    section=MixupSection,
+    build=lambda config, backbones, classes: MixupCAM(
+        backbones(), classes, **config.model_dump(include=OBJECTIVE), **config.head
+    ),
+)

@@ -1,8 +1,8 @@
 """AffinityNet (Ahn and Kwak, CVPR 2018): pairwise affinities learned from confident CAM regions.
 
-Labels from two CRF runs, the network, and its three-part loss, as the paper and its released code
-(psa) have them; papers/affinitynet/card.md says where they differ. The random
-walk that uses the affinities is in `random_walk.py`.
+The network and its three-part loss, as the paper and its released code (psa) have them;
+papers/affinitynet/card.md says where they differ. Its labels and stages are in `refinement/affinitynet.py`,
+the random walk that uses the affinities in `random_walk.py`.
 """
 
 import torch
@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from wsss_lib.data.masks import IGNORE
 from wsss_lib.models.backbones import Backbone
+from wsss_lib.models.trainable import Clock, Trainable
 from wsss_lib.random_walk import Offsets, neighbour_offsets, pair_affinity, valid_pairs
 
 GRID = 8  # pixels per cell, on every backbone
 
 
-class AffinityNet(nn.Module):
+class AffinityNet(Trainable):
     """Features of the three deepest taps, reduced, joined and compared between neighbours.
 
     Args:
@@ -57,7 +58,7 @@ class AffinityNet(nn.Module):
             reduced.append(x)
         return pair_affinity(F.elu(self.join(torch.cat(reduced, 1))), self.offsets)
 
-    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), label (B, h, w) integers, 255 ignored -> loss and its three parts."""
         return affinity_loss(self(batch["image"]), batch["label"], self.offsets, self.psa_compat)
 
@@ -68,26 +69,6 @@ def to_cells(maps: Tensor, stride: int) -> Tensor:
     Border cells average the pixels they have (psa pads with zeros instead).
     """
     return F.avg_pool2d(maps[None], stride, ceil_mode=True, count_include_pad=False)[0]
-
-
-def affinity_labels(low: Tensor, high: Tensor) -> Tensor:
-    """Confident labels from CRF marginals with a strong (low alpha) and a weak (high alpha) background.
-
-    Foreground where the strong background loses, background where the weak one wins, 255 elsewhere and
-    in cells without any probability (padding).
-
-    Args:
-        low, high: (n + 1, H, W) marginals, background first.
-
-    Returns:
-        (ceil(H/8), ceil(W/8)) int64: 0, 1..n (positions, not class ids) or 255.
-    """
-    low, high = to_cells(low, GRID), to_cells(high, GRID)
-    label = low.argmax(0)
-    label[label == 0] = IGNORE
-    label[high.argmax(0) == 0] = 0
-    label[torch.maximum(low.amax(0), high.amax(0)) < 1e-5] = IGNORE
-    return label
 
 
 def neighbours(maps: Tensor, offsets: Offsets, fill: float = 0) -> Tensor:

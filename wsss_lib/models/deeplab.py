@@ -8,11 +8,12 @@ from wsss_lib.losses import full_size_loss
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.deeplab_v2 import DeepLabV2
 from wsss_lib.models.largefov import LargeFOV
+from wsss_lib.models.trainable import Clock, Trainable
 
 ATROUS_RATES = (1, 3, 6)  # of 3x3 convolutions on the stride-16 grid, whose crops are 8 to 20 cells wide
 
 
-class LightDeepLab(nn.Module):
+class LightDeepLab(Trainable):
     """Summed atrous convolutions on the deepest tap, joined with the stride-8 tap; for laptops.
 
     Args:
@@ -55,7 +56,7 @@ class LightDeepLab(nn.Module):
         coarse = F.interpolate(coarse, scale_factor=factor, mode="bilinear")
         return self.head(torch.cat([coarse[..., : fine.shape[-2], : fine.shape[-1]], fine], 1))
 
-    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> {"loss": scalar}."""
         return {"loss": full_size_loss(self.class_maps(batch["image"]), self.stride, batch["mask"])}
 

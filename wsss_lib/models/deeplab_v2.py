@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from wsss_lib.losses import segmentation_loss
 from wsss_lib.models.backbones import Backbone
+from wsss_lib.models.trainable import Clock, Trainable
 from wsss_lib.resampling import grid_centres, interpolate, interpolation_matrix, labels_on_cells
 
 ATROUS_RATES = (6, 12, 18, 24)
@@ -25,7 +26,7 @@ SCALES = (1.0, 0.5, 0.75)
 Cell = tuple[float, float]  # its height and width in pixels of the full-size input
 
 
-class DeepLabV2(nn.Module):
+class DeepLabV2(Trainable):
     """Four summed 3x3 classifiers of different dilation, applied at three scales; the strongest logit counts.
 
     Args:
@@ -69,7 +70,7 @@ class DeepLabV2(nn.Module):
         """(B, 3, H, W) normalised -> strongest logits (B, K, ceil(H / stride), ceil(W / stride))."""
         return strongest(self.scales(images), images.shape[-2:])
 
-    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> {"loss": scalar}.
 
         The sum of four cross-entropies: of each scale and of the strongest logits, on their own grids.

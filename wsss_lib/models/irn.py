@@ -3,7 +3,7 @@
 Two branches on a frozen ImageNet network: a boundary map, from which pairwise affinities follow along paths,
 and a field of displacements towards the centroid of each cell's object. As in the paper's section 4 and its
 released code; papers/affinitynet/card.md has the equations and says where they differ. Semantic labels need
-the boundary alone (`irn_walk.py`); the displacement tells instances of one class apart.
+the boundary alone (`refinement/irn.py`); the displacement tells instances of one class apart.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from wsss_lib.models.affinity import loss_of_kinds, masked_mean, neighbours, pair_kinds
 from wsss_lib.models.backbones import Backbone, undilate
+from wsss_lib.models.trainable import Clock, Trainable
 from wsss_lib.random_walk import Offsets, neighbour_offsets
 from wsss_lib.resampling import labels_on_cells
 
@@ -22,7 +23,7 @@ GRID = 4  # pixels per cell of boundaries and displacements, on every backbone
 COARSE = 8  # pixels per cell on which the displacement branch joins its three deepest taps
 
 
-class IRN(nn.Module):
+class IRNet(Trainable):
     """Boundary and displacement branch on the five deepest taps of a frozen backbone.
 
     Args:
@@ -59,7 +60,7 @@ class IRN(nn.Module):
         self.boundary = BoundaryBranch(*taps, boundary_width)
         self.displacement = DisplacementBranch(*taps, displacement_width)
 
-    def train(self, mode: bool = True) -> "IRN":
+    def train(self, mode: bool = True) -> "IRNet":
         super().train(mode)
         self.backbone.eval()  # frozen: no dropout either
         return self
@@ -77,7 +78,7 @@ class IRN(nn.Module):
         """(B, 3, H, W) normalised -> boundary logits (B, 1, ceil(H/4), ceil(W/4))."""
         return self.boundary(self.taps(images), grid_size(images))
 
-    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> loss and its five parts."""
         logits, displacement = self(batch["image"])
         affinity = path_affinity(logits[:, 0].float().sigmoid(), self.offsets)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from wsss_lib.losses import full_size_loss
 from wsss_lib.models.backbones import Backbone
+from wsss_lib.models.trainable import Clock, Trainable
 
 
-class LargeFOV(nn.Module):
+class LargeFOV(Trainable):
     """3x3 of dilation 12, 1x1 and classifier on the deepest tap.
 
     The running statistics of the two new batch norms follow slowly, for schedules of 20,000 steps: after
@@ -49,6 +50,6 @@ class LargeFOV(nn.Module):
         """(B, 3, H, W) normalised -> logits (B, K, ceil(H / stride), ceil(W / stride))."""
         return self.head(self.backbone(images)[-1])
 
-    def training_step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """batch: image (B, 3, H, W), mask (B, H, W) integers, 255 ignored -> {"loss": scalar}."""
         return {"loss": full_size_loss(self.class_maps(batch["image"]), self.stride, batch["mask"])}

@@ -3,20 +3,29 @@
 Free of torch, so that a pool of processes starts quickly.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from joblib import delayed
 
 from wsss_lib.crf import background_score, dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.data.masks import IGNORE, save_mask
 from wsss_lib.data.photos import read_image
 from wsss_lib.runtime.files import save_atomically
-from wsss_lib.runtime.progress import report
-from wsss_lib.runtime.workers import pool
+from wsss_lib.runtime.workers import over_processes
 from wsss_lib.score_maps import ScoreMaps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wsss_lib.artifacts import Artifact
+    from wsss_lib.study.study import Study
+
+Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,12 @@ def marginals(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: flo
     return dense_crf(image, unary_from_scores(scores), crf, scale_factor)
 
 
-def trusted(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
-    """AffinityNet's labels, pixel by pixel: foreground of `strong`, background of `weak`, 255 elsewhere.
+def trusted(strong: Labels, weak: Labels) -> Labels:
+    """AffinityNet's labels, place by place: foreground of `strong`, background of `weak`, 255 elsewhere.
 
-    strong, weak: (H, W) masks against a strong (low alpha) and a weak background.
+    strong, weak: integers of one shape, labels against a strong (low alpha) and a weak background.
     """
-    return np.where(weak == 0, 0, np.where(strong > 0, strong, IGNORE)).astype(np.uint8)
+    return (strong + IGNORE * (strong == 0)) * (weak != 0)
 
 
 def confident(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
@@ -114,20 +123,60 @@ def write_mask(
     save_atomically(lambda path: save_mask(mask, path), out)
 
 
-def over_processes(work: Callable[..., None], jobs: Sequence[tuple], processes: int, title: str) -> None:
-    """Call work(*job) for every job on a pool of processes; the last item of a job is the file it writes.
+# --- stages ------------------------------------------------------------------------------------------------
 
-    Jobs whose file exists are skipped, so an interrupted run goes on where it was. Inside
-    `joblib.parallel_config(backend="dask")` the pool is all the workers of a Dask cluster.
+
+def masks(study: Study, maps: Artifact, background: Background, crf: str | None) -> Artifact:
+    """Masks in VOC layout from score maps; with a dense CRF if it is named."""
+    config = {
+        "background": [background.kind, background.value],
+        "crf": crf,
+        "scale": study.config.crf_scale if crf else None,
+    }
+    origin = maps.origin.but(stage=maps.origin.stage + ("+CRF" if crf else ""))
+    title = origin.title(f"{origin.stage} masks")
+    work = over_photos(study, write_mask, maps, background, crf, ".png", title)
+    return study.stage("masks", 1, config, [maps.key], work, title, "masks", origin)
+
+
+def pseudo_labels(study: Study, maps: Artifact, crf: bool = True) -> Artifact:
+    """Masks of score maps at the preset's setting, refined by its CRF unless `crf` is off."""
+    return masks(study, maps, background_of(maps), study.config.refine_crf if crf else None)
+
+
+def background_of(maps: Artifact, index: int | None = None) -> Background:
+    """The background score of score maps at a value of their setting; the preset's if `index` is None.
+
+    Raises:
+        ValueError: an artifact that is no score maps.
     """
-    todo: Iterable[tuple] = [job for job in jobs if not job[-1].exists()]
-    calls = (delayed(_unless_done)(work, job) for job in todo)
-    results = pool(processes, return_as="generator_unordered")(calls)
-    for _ in report(results, title, unit="photo", total=len(jobs), initial=len(jobs) - len(todo)):
-        pass
+    if maps.kind == "probabilities":
+        return Background("included")
+    if maps.setting is None:
+        raise ValueError(f"The {maps.title} are {maps.kind}, not score maps; give maps, refined or not.")
+    index = maps.setting.fixed if index is None else index
+    if maps.setting.name == "alpha":
+        return Background("channel", index)
+    return Background("threshold", maps.setting.values[index])
 
 
-def _unless_done(work: Callable[..., None], job: tuple) -> None:
-    """Asked again by the worker: Dask gives all jobs of a lost worker's last batch to another one."""
-    if not job[-1].exists():
-        work(*job)
+def over_photos(
+    study: Study,
+    write: Callable[..., None],
+    maps: Artifact,
+    background: Background | tuple[float, float],
+    crf: str | None,
+    suffix: str,
+    title: str,
+) -> Callable[[Path], None]:
+    """Work of a stage that calls `write` for every photo on a pool of processes."""
+
+    def work(out: Path) -> None:
+        data, scale = study.data.dataset(maps.origin.split), study.config.crf_scale
+        jobs = [
+            (data.image_path(id), maps.file(f"{id}.npz"), background, crf, scale, out / f"{id}{suffix}")
+            for id in data.ids
+        ]
+        over_processes(write, jobs, study.config.processes, title)
+
+    return work

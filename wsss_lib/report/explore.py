@@ -19,7 +19,7 @@ from torch import Tensor
 from wsss_lib.config import Config
 from wsss_lib.metrics import class_scores, confusion_matrix
 from wsss_lib.random_walk import Offsets
-from wsss_lib.refinement.affinitynet import affinity_walk
+from wsss_lib.refinement.affinitynet import affinity_net, photo_affinity, walked_scores
 from wsss_lib.refinement.masks import Background, marginals, with_background
 from wsss_lib.report import plots
 from wsss_lib.score_maps import ScoreMaps
@@ -30,7 +30,7 @@ STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Controls:
     """threshold: the constant background score of maps that do not walk; alpha: of the background
     (1 - max CAM)^alpha that walks with them; steps: of the walk, 0 for none; crf: the preset's, at the end.
     """
@@ -41,9 +41,9 @@ class Settings:
     crf: bool
 
     @staticmethod
-    def of_preset(config: Config) -> "Settings":
+    def of_preset(config: Config) -> "Controls":
         """Those of the study's pseudo labels."""
-        return Settings(config.scores.fixed_threshold, config.walk.alpha, config.walk.steps, True)
+        return Controls(config.scores.fixed_threshold, config.walk.alpha, config.walk.steps, True)
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def subject(study: Study, method: str, id: str) -> Subject:
     maps = study.response_maps(method, study.seeds[0])
     data = study.data.train
     loaded = ScoreMaps.load(maps.file(f"{id}.npz"))
-    return Subject(data.image(id), data.mask(id), loaded, *study.photo_affinity(maps, id))
+    return Subject(data.image(id), data.mask(id), loaded, *photo_affinity(study, maps, id))
 
 
-def look(photo: Subject, settings: Settings, config: Config, classes: int) -> View:
+def look(photo: Subject, settings: Controls, config: Config, classes: int) -> View:
     """Map, mask and score of one photo at any settings; at the preset's they are those of the study's stages.
 
     classes: how many there are, background included.
@@ -91,7 +91,7 @@ def look(photo: Subject, settings: Settings, config: Config, classes: int) -> Vi
     maps, background = photo.maps, Background("threshold", settings.threshold)
     if settings.steps:
         walk = config.walk.model_copy(update={"steps": settings.steps})
-        maps = affinity_walk(maps, photo.affinity, photo.offsets, walk, [settings.alpha])
+        maps = walked_scores(maps, photo.affinity, photo.offsets, walk, [settings.alpha])
         maps = replace(maps, maps=maps.maps.astype(np.float16))  # as the stage keeps them
         background = Background("channel", 0)
     present, scores = with_background(maps, background)
@@ -112,7 +112,7 @@ def pictures(photo: Subject, view: View, classes: int) -> dict[str, np.ndarray]:
     }
 
 
-def grid(study: Study, method: str, id: str, rows: Mapping[str, Settings]) -> Figure:
+def grid(study: Study, method: str, id: str, rows: Mapping[str, Controls]) -> Figure:
     """One photo at several settings, a row each, with its title and the photo's mean IoU on the left."""
     photo, names = subject(study, method, id), study.data.classes
     views = [look(photo, settings, study.config, len(names)) for settings in rows.values()]
@@ -130,8 +130,8 @@ def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
     control has to wait for a training.
     """
     for method in methods:
-        study.affinity_net(study.response_maps(method, study.seeds[0]))
-    names, config, preset = study.data.classes, study.config, Settings.of_preset(study.config)
+        affinity_net(study, study.response_maps(method, study.seeds[0]))
+    names, config, preset = study.data.classes, study.config, Controls.of_preset(study.config)
     find = lru_cache(maxsize=32)(partial(subject, study))
     slider = {"continuous_update": False, "layout": widgets.Layout(width="26em")}
     controls: dict[str, Any] = {
@@ -152,7 +152,7 @@ def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
 
     def show(photo: str, method: str, **settings: Any) -> None:
         chosen = find(method, photo)
-        view = look(chosen, Settings(**settings), config, len(names))
+        view = look(chosen, Controls(**settings), config, len(names))
         picture.value = _png(plots.picture_grid([pictures(chosen, view, len(names))], names, width=3))
         each = ", ".join(f"{names[c]} {value:.0f}" for c, value in view.iou.items())
         scores.value = f"IoU on this photo: <b>{view.mean_iou:.1f} %</b> ({each})"

@@ -8,16 +8,6 @@ from wsss_lib.statistics import over_seeds
 
 PAPERS = Path(__file__).resolve().parents[2] / "papers"
 
-# Our methods as papers/ calls them; the papers' baseline is the CAM that AffinityNet refines
-PAPER_NAMES = {
-    "cam": "AffinityNet",
-    "mixup_cam": "Mixup-CAM",
-    "sc_cam": "SC-CAM",
-    "pss": "PSS",
-    "acr": "ACR",
-    "auxsegnet": "AuxSegNet",
-}
-
 
 def reported(name: str) -> pd.DataFrame:
     """A table of a paper as tidy rows, for example `reported("sc_cam/table-3.2")`.

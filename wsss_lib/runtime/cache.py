@@ -9,6 +9,7 @@ Of several processes started by a launcher the main one does the work, and the o
 they join it only where the work is training.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -31,6 +32,7 @@ from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically
 from wsss_lib.runtime.launch import is_main, launched, main_says, wait_for
 
 T = TypeVar("T")
+REPOSITORY = Path(__file__).parents[2]
 PROVENANCE = "provenance.json"
 CLOCK = "seconds.txt"  # of the sessions before this one; its date is the start of this one
 LIBRARIES = (
@@ -54,17 +56,11 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A finished stage.
-
-    path: its folder; key: its address; title: what to call it in tables, e.g. "CAM + RW";
-    labels: what the rows of a table say about it (method, seed, ...).
-    """
+class Folder:
+    """A finished stage on disk: its folder, and the key that is its address."""
 
     path: Path
     key: str
-    title: str
-    labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -120,15 +116,16 @@ class Cache:
         title: str,
         labels: Mapping[str, Any],
         trains: bool = False,
-    ) -> Artifact:
-        """Return the artifact of a stage; call `work(folder)` only if it is not there yet.
+    ) -> Folder:
+        """Return the folder of a stage; call `work(folder)` only if it is not there yet.
 
         Args:
             stage: name, also of the folder.
             version: raise it when the stage's code changes its result.
             config: all that the result depends on, JSON-serialisable.
-            inputs: keys of the artifacts and data that `work` reads.
+            inputs: keys of the folders and data that `work` reads.
             work: fills the folder it is given; may find there what a killed run left.
+            title, labels: for the record, no part of the key.
             trains: `work` calls `training.train`, which all launched processes enter together.
 
         Raises:
@@ -137,21 +134,21 @@ class Cache:
         description = {"stage": stage, "version": version, "config": config, "inputs": list(inputs)}
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
         done = self.root / stage / key
-        artifact = Artifact(done, key, title, dict(labels))
+        folder = Folder(done, key)
         missing = not (done / PROVENANCE).is_file()
         if not (main_says(missing) if trains else missing):
-            return artifact
+            return folder
         partial = done.with_name(f"{key}.partial")
         if not is_main():
             if trains:
                 work(partial)
             wait_for(done / PROVENANCE)
-            return artifact
+            return folder
         with locked(done.with_name(f"{key}.lock"), title):
             if (done / PROVENANCE).is_file():  # another process made it while this one waited
                 if trains and launched() > 1:
                     raise RuntimeError(f"Another study finished {title} meanwhile; start this one again.")
-                return artifact
+                return folder
             if done.is_dir() and not partial.is_dir():  # somebody took its provenance away
                 os.replace(done, partial)
             record = description | {"key": key, "title": title, "labels": dict(labels)}
@@ -166,7 +163,7 @@ class Cache:
                     f"{partial} is finished but cannot be renamed to {key} ({error.strerror}); remove what "
                     "is in the way and run again."
                 ) from error
-        return artifact
+        return folder
 
 
 def timed(work: Callable[[Path], None], folder: Path) -> dict[str, Any]:
@@ -189,22 +186,27 @@ def timed(work: Callable[[Path], None], folder: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Libraries, git commit and device of this process."""
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):  # no git here, or no repository
-        commit = "unknown"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "commit": commit,
+        "commit": commit(),
         "python": platform.python_version(),
         "libraries": {name: version for name in LIBRARIES if (version := installed_version(name))},
         "device": gpu or f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
         "platform": sys.platform,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The commit that this process runs, "-dirty" where a tracked file beside results/ differs from it."""
+    git = functools.partial(subprocess.run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    try:
+        name = git(["git", "describe", "--always", "--abbrev=12", "--exclude=*"]).stdout.strip()
+        changed = git(["git", "diff", "--name-only", "HEAD", "--", ".", ":!results"]).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no repository
+        return "unknown"
+    return name + ("-dirty" if changed else "")
 
 
 def installed_version(package: str) -> str | None:

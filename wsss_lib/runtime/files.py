@@ -10,7 +10,15 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+HOME = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path()
+"""Where relative paths start: the repository, or the working folder of an installed package without one."""
 UNFINISHED = ".unfinished-"  # in the name of what is being written
+
+
+def under_root(path: str | Path) -> Path:
+    """Relative paths start at `HOME`, wherever a notebook runs."""
+    return HOME / path
 
 
 def save_atomically(write: Callable[[Path], Any], path: Path) -> None:

@@ -1,11 +1,14 @@
-"""Pools of processes for per-image work that end when the process that opened them ends."""
+"""Per-image work over processes, in pools that end when the process that opened them ends."""
 
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from joblib import Parallel
+from joblib import Parallel, delayed
+
+from wsss_lib.runtime.progress import report
 
 
 def pool(processes: int, **options: Any) -> Parallel:
@@ -25,3 +28,22 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def over_processes(work: Callable[..., None], jobs: Sequence[tuple], processes: int, title: str) -> None:
+    """Call work(*job) for every job on a pool of processes; the last item of a job is the file it writes.
+
+    Jobs whose file exists are skipped, so an interrupted run goes on where it was. Inside
+    `joblib.parallel_config(backend="dask")` the pool is all the workers of a Dask cluster.
+    """
+    todo: Iterable[tuple] = [job for job in jobs if not job[-1].exists()]
+    calls = (delayed(_unless_done)(work, job) for job in todo)
+    results = pool(processes, return_as="generator_unordered")(calls)
+    for _ in report(results, title, unit="photo", total=len(jobs), initial=len(jobs) - len(todo)):
+        pass
+
+
+def _unless_done(work: Callable[..., None], job: tuple) -> None:
+    """Asked again by the worker: Dask gives all jobs of a lost worker's last batch to another one."""
+    if not job[-1].exists():
+        work(*job)

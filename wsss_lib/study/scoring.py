@@ -1,14 +1,12 @@
 """Scores of maps and masks against the ground truth: one pass over the photos for every threshold."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from wsss_lib.config import Config
+from wsss_lib.artifacts import Artifact, Setting
 from wsss_lib.data.masks import IGNORE, load_mask
 from wsss_lib.metrics import (
     absent_classes,
@@ -18,7 +16,7 @@ from wsss_lib.metrics import (
     summary,
     threshold_sweep,
 )
-from wsss_lib.refinement.masks import Background, with_background
+from wsss_lib.refinement.masks import background_of, with_background
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.statistics import photo_counts
 
@@ -36,67 +34,37 @@ PARTS = {1: "discriminative part", 2: "body"}
 Predict = Callable[[str, np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The values of the one knob between maps and mask, and the one the preset fixes.
+def rules(setting: Setting | None, confusions: np.ndarray) -> dict[str, int]:
+    """Rule -> index of the setting. The oracle looks at the very ground truth it is scored on."""
+    if setting is None:
+        return {"none": 0}
+    best, _ = best_threshold(confusions, setting.values)
+    return {"fixed": setting.fixed, "oracle": setting.values.index(best)}
 
-    name: "threshold", "alpha", or "" where there is no knob; values: (T,); fixed: index of the fixed one.
+
+def predictor(artifact: Artifact, num_classes: int) -> Predict:
+    """(id, target (H, W)) -> confusions (T, K, K) of an artifact at every value of its setting.
+
+    Of masks, and of probabilities by their argmax, T is 1.
+
+    Raises:
+        ValueError: an artifact that makes no masks.
     """
-
-    name: str
-    values: np.ndarray
-    fixed: int
-
-    def rules(self, confusions: np.ndarray) -> dict[str, int]:
-        """Rule -> index. The oracle looks at the very ground truth it is scored on."""
-        if not self.name:
-            return {"none": 0}
-        best, _ = best_threshold(confusions, self.values)
-        return {"fixed": self.fixed, "oracle": self.values.tolist().index(best)}
-
-
-def settings_of(stage: str, config: Config) -> Settings:
-    """The knob between a stage's maps and its masks: CAM's or IRN's threshold, the walk's alpha, or none."""
-    fixed = {"response_maps": config.scores.fixed_threshold, "irn_walk": config.irn.walk.threshold}
-    if stage in fixed:
-        thresholds = config.scores.thresholds()
-        return Settings("threshold", np.array(thresholds), thresholds.index(fixed[stage]))
-    if stage == "random_walk":
-        return Settings(
-            "alpha", np.array(config.walk.alpha_sweep), config.walk.alpha_sweep.index(config.walk.alpha)
-        )
-    return Settings("", np.zeros(1), 0)
-
-
-def sweep_thresholds(folder: Path, thresholds: np.ndarray, num_classes: int) -> Predict:
-    """Confusions (T, K, K) of argmax over [t, maps]."""
+    thresholds = artifact.setting is not None and artifact.setting.name == "threshold"
+    if artifact.kind not in ("score maps", "probabilities", "masks"):
+        raise ValueError(f"The {artifact.title} are {artifact.kind}; give score maps or masks to be scored.")
 
     def confusions(id: str, target: np.ndarray) -> np.ndarray:
-        maps = ScoreMaps.load(folder / f"{id}.npz")
-        return threshold_sweep(maps.full(), maps.classes, target, thresholds, num_classes)
-
-    return confusions
-
-
-def sweep_backgrounds(folder: Path, count: int, num_classes: int) -> Predict:
-    """Confusions (T, K, K) of walked maps with each of the `count` walked backgrounds."""
-
-    def confusions(id: str, target: np.ndarray) -> np.ndarray:
-        maps = ScoreMaps.load(folder / f"{id}.npz")
+        if artifact.kind == "masks":
+            return confusion_matrix(load_mask(artifact.file(f"{id}.png")), target, num_classes)[None]
+        maps = ScoreMaps.load(artifact.file(f"{id}.npz"))
+        if thresholds:
+            return threshold_sweep(maps.full(), maps.classes, target, artifact.setting.values, num_classes)
         found = []
-        for index in range(count):
-            classes, scores = with_background(maps, Background("channel", index))
+        for index in range(len(artifact.setting.values) if artifact.setting else 1):
+            classes, scores = with_background(maps, background_of(artifact, index))
             found.append(confusion_matrix(classes[scores.argmax(0)], target, num_classes))
         return np.stack(found)
-
-    return confusions
-
-
-def of_masks(folder: Path, num_classes: int) -> Predict:
-    """Confusion (1, K, K) of masks."""
-
-    def confusions(id: str, target: np.ndarray) -> np.ndarray:
-        return confusion_matrix(load_mask(folder / f"{id}.png"), target, num_classes)[None]
 
     return confusions
 
@@ -127,21 +95,21 @@ def score_photos(
     return totals, sparse.vstack(counts, format="csr")
 
 
-def score_table(confusions: np.ndarray, settings: Settings, names: Sequence[str]) -> pd.DataFrame:
+def score_table(confusions: np.ndarray, setting: Setting | None, names: Sequence[str]) -> pd.DataFrame:
     """Tidy rows rule, setting, class, metric, value (in %), absent, for the fixed and the oracle setting.
 
     Class "all" holds the means over the classes but the absent ones, which have neither true nor predicted
     pixels.
     """
     rows = []
-    for rule, index in settings.rules(confusions).items():
-        setting = f"{settings.name} {settings.values[index]:g}" if settings.name else ""
+    for rule, index in rules(setting, confusions).items():
+        chosen = setting.text(index) if setting else ""
         per_class, means = class_scores(confusions[index]), summary(confusions[index])
         absent = " ".join(names[c] for c in absent_classes(confusions[index]))
         for metric, column in PER_CLASS.items():
             values = zip(names, per_class[column], strict=True)
-            rows += [(rule, setting, name, metric, 100 * value, absent) for name, value in values]
-        rows += [(rule, setting, "all", metric, 100 * means[key], absent) for metric, key in MEANS.items()]
+            rows += [(rule, chosen, name, metric, 100 * value, absent) for name, value in values]
+        rows += [(rule, chosen, "all", metric, 100 * means[key], absent) for metric, key in MEANS.items()]
     return pd.DataFrame(rows, columns=["rule", "setting", "class", "metric", "value", "absent"])
 
 

@@ -1,46 +1,45 @@
-"""The study: which stage follows which, each computed once and cached. Notebooks talk to `Study` alone."""
+"""The study: one dataset at one preset. Notebooks talk to `Study` alone.
+
+It holds data, configuration and cache, and runs stages; what a stage does stands beside its science, in
+functions that take the study: `methods`, `refinement`, `segmentation`, `study.scores`. Those that most people
+need are methods here as well.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor, nn
 
-from wsss_lib.classifiers import METHODS
-from wsss_lib.config import Classifier, Section, load_config
-from wsss_lib.data.examples import (
-    ClassificationExamples,
-    SegmentationExamples,
-)
+from wsss_lib import segmentation
+from wsss_lib.artifacts import Artifact, Kind, Origin, Setting
+from wsss_lib.config import BackboneConfig, OwnBackbone, Schedule, Section
 from wsss_lib.data.scenes.dataset import generate_scenes
 from wsss_lib.data.splits import Splits
-from wsss_lib.data.transforms import (
-    classification_transform,
-    segmentation_transform,
-)
 from wsss_lib.data.voc import VOCDataset
-from wsss_lib.inference import class_probabilities, response_maps, write_maps
+from wsss_lib.methods import RECIPES, load_config
+from wsss_lib.methods.base import Examples, Recipe, class_response_maps
 from wsss_lib.models.backbones import IMAGENET, RANDOM, Backbone, build_backbone, weights_digest
-from wsss_lib.models.deeplab import SEGMENTATION_NETWORKS
-from wsss_lib.runtime.cache import Artifact, Cache
+from wsss_lib.models.trainable import Trainable
+from wsss_lib.refinement import affinitynet, irn, masks
+from wsss_lib.runtime.cache import Cache, Folder
 from wsss_lib.runtime.errors import show_sentences
-from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.runtime.files import under_root
+from wsss_lib.study import scores
 from wsss_lib.study.results import Results
-from wsss_lib.study.scores import StudyScores
-from wsss_lib.study_refinement import StudyRefinement, name_of, title_of
-from wsss_lib.study_sub_categories import StudySubCategories
-from wsss_lib.training import SeededExamples, load_trained, mix_seeds, train
+from wsss_lib.training import SeededExamples, mix_seeds, train
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
 SCENES = "scenes"
+REFINEMENTS = {"affinitynet": affinitynet.affinity_walk, "irn": irn.irn_walk}
 
 
-class Study(StudySubCategories, StudyRefinement, StudyScores):
+class Study:
     """One dataset at one preset.
 
     Args:
@@ -52,7 +51,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         seeds: of the preset if None.
         overrides: dotted preset keys, e.g. {"classifier.epochs": 2}.
         cache: folder of finished stages; results: where tables and figures go. Relative paths, also of
-            `root`, start at the repository.
+            `root`, start at the repository, or at the working folder where there is none.
 
     Raises:
         ValueError, FileNotFoundError: bad preset, override or dataset, each with the remedy.
@@ -106,13 +105,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         both = {**(self._arguments["overrides"] or {}), **overrides}
         return Study(**{**self._arguments, "overrides": both})
 
-    def _labelled(self, split: str) -> VOCDataset:
-        data = self.data.dataset(split)
-        if np.isnan(data.labels).any():
-            raise ValueError(
-                f"The photos of {split} have no image labels; give labels='masks', 'xml', a CSV or an npz."
-            )
-        return data
+    # --- data and methods --------------------------------------------------------------------------------
 
     @cached_property
     def data(self) -> Splits:
@@ -120,7 +113,7 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
         root = self._scenes().path if self._root is None else under_root(self._root)
         return Splits(root, self._classes, self._labels, self.config.limit)
 
-    def _scenes(self) -> Artifact:
+    def _scenes(self) -> Folder:
         scenes = self.config.scenes
         return self.cache.run(
             "scenes", 1, scenes.model_dump(), [],
@@ -131,168 +124,175 @@ class Study(StudySubCategories, StudyRefinement, StudyScores):
             title="embedded scenes", labels={},
         )  # fmt: skip
 
-    # --- classifier and response maps --------------------------------------------------------------------
-
-    def classifier(self, method: str, seed: int, rounds: int | None = None) -> Artifact:
-        """Train a method's classifier on image-level labels.
-
-        rounds: of "sc_cam", those of the preset if None; after 0 rounds its classifier is that of "cam".
-        """
-        if method == "sc_cam":
-            return self.sub_category_classifier(seed, self.config.sc_cam.rounds if rounds is None else rounds)
-        config, data = self.config.training_of(method), self._labelled("train")
-        own = self.config.mixup_cam.objective if method == "mixup_cam" else {}
-
-        def work(out: Path) -> None:
-            model = self._classifier_net(method, seed)
-            examples = self._classification_examples(model, config)
-            self._train(model, examples, len(data), config, out, title, seed)
-
-        title = f"{method} classifier, seed {seed}"
-        return self._stage(
-            "classifier", 1, {"method": method, "seed": seed, **own, **self._net_config(config)},
-            [data.fingerprint()], work, title, {"method": method, "seed": seed}, trains=True,
-        )  # fmt: skip
-
-    def _classification_examples(self, model: nn.Module, config: Classifier) -> ClassificationExamples:
-        transform = classification_transform(
-            config.long_side, config.crop, model.backbone.mean, model.backbone.std, config.jitter
-        )
-        return ClassificationExamples(self._labelled("train"), transform)
-
-    def response_maps(
-        self, method: str, seed: int, split: str = "train", rounds: int | None = None
-    ) -> Artifact:
-        """Multi-scale class activation maps of the present classes (the image labels are known).
-
-        rounds: as in `classifier`.
-        """
-        classifier = self.classifier(method, seed, rounds)
-        data, config = self._labelled(split), self.config.maps
-
-        def work(out: Path) -> None:
-            model = self._trained_classifier(classifier)
-
-            def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-                labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(self.device)
-                found = response_maps(model, images, labels, config.scales, config.flip, config.stride)
-                return [ScoreMaps(*pair, tuple(images.shape[-2:]), config.stride) for pair in found]
-
-            write_maps(data, out, title, self.config.maps.batch, self.device, maps)
-
-        title = f"{name_of(classifier)} response maps, {split}, seed {seed}"
-        return self._stage(
-            "response_maps", 1, config.model_dump(exclude={"batch"}) | self._backbone_config(),
-            [classifier.key, data.fingerprint()], work, title,
-            {**classifier.labels, "stage": "CAM", "split": split},
-        )  # fmt: skip
-
-    # --- segmentation ------------------------------------------------------------------------------------
-
-    def segmentation_net(self, masks: Artifact) -> Artifact:
-        """Train the segmentation network on pseudo labels of the training photos."""
-        config, seed = self.config.segmentation, masks.labels["seed"]
-        title = title_of(masks, f"segmentation net on {masks.labels['stage']}")
-
-        def work(out: Path) -> None:
-            model = self._segmentation_net(seed)
-            transform = segmentation_transform(
-                config.scale, config.crop, model.backbone.mean, model.backbone.std
+    def labelled(self, split: str) -> VOCDataset:
+        """A split whose image labels are known; raises ValueError where they are not."""
+        data = self.data.dataset(split)
+        if np.isnan(data.labels).any():
+            raise ValueError(
+                f"The photos of {split} have no image labels; give labels='masks', 'xml', a CSV or an npz."
             )
-            examples = SegmentationExamples(self.data.train, self.data.train.ids, masks.path, transform)
-            self._train(model, examples, len(self.data.train), config, out, title, seed)
+        return data
 
-        return self._stage(
-            "segmentation_net", 1, {"seed": seed, **self._net_config(config)}, [masks.key], work, title,
-            masks.labels, trains=True,
+    @property
+    def methods(self) -> dict[str, str]:
+        """Methods that this preset knows and what papers call them, the baseline first."""
+        return {
+            name: recipe.paper_name for name, recipe in RECIPES.items() if getattr(self.config, name, None)
+        }
+
+    def recipe(self, method: str) -> Recipe:
+        """Raises ValueError for a method that is unknown, or has no section in the preset."""
+        if method not in RECIPES:
+            raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(RECIPES)}.")
+        if getattr(self.config, method, None) is None:
+            raise ValueError(
+                f"Preset {self.preset} has no section {method!r}, which says how to train it; add one, or "
+                "begin the preset with the line `extends: quick`."
+            )
+        return RECIPES[method]
+
+    def section(self, method: str) -> Section:
+        """The configuration of a method; errors as of `recipe`."""
+        return getattr(self.config, self.recipe(method).name)
+
+    # --- what stages are made of -------------------------------------------------------------------------
+
+    def stage(
+        self,
+        name: str,
+        version: int,
+        config: Mapping[str, Any],
+        inputs: Sequence[str],
+        work: Callable[[Path], None],
+        title: str,
+        kind: Kind,
+        origin: Origin,
+        setting: Setting | None = None,
+        trains: bool = False,
+    ) -> Artifact:
+        """A finished stage, from the cache if it is there; arguments as of `Cache.run` and `Artifact`."""
+        labels = {"kind": kind, **vars(origin)}
+        folder = self.cache.run(
+            name, version, {"dataset": self.dataset, **config}, inputs, work,
+            title=title, labels=labels, trains=trains,
         )  # fmt: skip
+        return Artifact(folder.path, folder.key, title, kind, origin, setting)
 
-    def segment(self, masks: Artifact, split: str = "val") -> Artifact:
-        """Class probabilities of the segmentation network trained on `masks`; no image labels are used."""
-        net, data, config = self.segmentation_net(masks), self.data.dataset(split), self.config
-        title = f"{name_of(masks)} segmentation, {split}, seed {masks.labels['seed']}"
-
-        def work(out: Path) -> None:
-            model = load_trained(self._segmentation_net(masks.labels["seed"]), net.path).to(self.device)
-
-            def probabilities(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-                found = class_probabilities(
-                    model,
-                    images,
-                    config.segmentation.test_scales,
-                    config.segmentation.test_flip,
-                    config.maps.stride,
-                )
-                classes, size = torch.arange(found.shape[1]).numpy(), tuple(images.shape[-2:])
-                return [ScoreMaps(classes, maps.cpu().numpy(), size, config.maps.stride) for maps in found]
-
-            write_maps(data, out, title, self.config.maps.batch, self.device, probabilities)
-
-        return self._stage(
-            "segment", 1,
-            {
-                "scales": config.segmentation.test_scales,
-                "flip": config.segmentation.test_flip,
-                "stride": config.maps.stride,
-            },
-            [net.key, data.fingerprint()], work, title,
-            {**masks.labels, "stage": "segmentation", "split": split, "learned from": masks.labels["stage"]},
-        )  # fmt: skip
-
-    # --- shared ------------------------------------------------------------------------------------------
-
-    def _stage(self, stage, version, config, inputs, work, title, labels, trains=False) -> Artifact:
-        config = {"dataset": self.dataset, **config}
-        return self.cache.run(stage, version, config, inputs, work, title=title, labels=labels, trains=trains)
-
-    def _backbone_config(self, section: Section | None = None) -> dict[str, Any]:
-        backbone = self.config.backbone_of(section)
-        config = backbone.model_dump()
-        if backbone.weights not in (IMAGENET, RANDOM):  # another file under the same name is other work
-            config["sha256"] = weights_digest(backbone.name, under_root(backbone.weights))
-        return {"backbone": config}
-
-    def _net_config(self, section: Section) -> dict[str, Any]:
-        config = section.model_dump(exclude_defaults=True)  # fields that came later: see Section
-        return config | self._backbone_config(section) | {"precision": self.config.precision}
-
-    def _classifier_net(self, method: str, seed: int) -> nn.Module:
-        if method not in METHODS:
-            raise ValueError(f"Method {method!r} is unknown; choose one of {sorted(METHODS)}.")
-        classes = len(self.data.classes) - 1
-        config = self.config
-        return self._seeded(seed, lambda: METHODS[method](self._backbone(config.classifier), classes, config))
-
-    def _trained_classifier(self, classifier: Artifact) -> nn.Module:
-        net = self._classifier_net(classifier.labels["method"], classifier.labels["seed"])
-        return load_trained(net, classifier.path).to(self.device)
-
-    def _segmentation_net(self, seed: int) -> nn.Module:
-        config, classes = self.config.segmentation, len(self.data.classes)
-        head = {} if config.channels is None else {"channels": config.channels}
-        build = SEGMENTATION_NETWORKS[config.network]
-        return self._seeded(seed, lambda: build(self._backbone(config), classes, **head))
-
-    def _backbone(self, section: Section) -> Backbone:
-        config = self.config.backbone_of(section)
-        weights = config.weights if config.weights in (IMAGENET, RANDOM) else under_root(config.weights)
-        stride = getattr(section, "output_stride", config.output_stride)
-        return build_backbone(config.name, stride, weights, config.frozen_taps)
-
-    @staticmethod
-    def _seeded(seed: int, build):
-        """New layers drawn from the seed, whatever was drawn before."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seeds(seed))
-            return build()
-
-    def _train(self, model, example, size, schedule, out, title, seed) -> None:
+    def train(
+        self,
+        model: Trainable,
+        example: Examples,
+        size: int,
+        schedule: Schedule,
+        out: Path,
+        title: str,
+        seed: int,
+    ) -> None:
+        """`training.train` on `size` examples, with the preset's loader processes and precision."""
         train(
             model, SeededExamples(size, example, seed), schedule, out,
             workers=self.config.workers, precision=self.config.precision, title=title,
         )  # fmt: skip
 
+    @staticmethod
+    def seeded(seed: int, build: Callable[[], T]) -> T:
+        """What `build` makes, its new layers drawn from the seed whatever was drawn before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix_seeds(seed))
+            return build()
 
-def under_root(path: str | Path) -> Path:
-    """Relative paths start at the repository, wherever a notebook runs."""
-    return REPOSITORY / path
+    def backbone(self, config: BackboneConfig | None = None, section: Section | None = None) -> Backbone:
+        """A new backbone: of `config`, or the one a section of the preset asks for, at its output stride."""
+        config = config or self.config.backbone_of(section)
+        weights = config.weights if config.weights in (IMAGENET, RANDOM) else under_root(config.weights)
+        stride = getattr(section, "output_stride", config.output_stride)
+        return build_backbone(config.name, stride, weights, config.frozen_taps)
+
+    def network_config(self, section: Section | None = None) -> dict[str, Any]:
+        """What a network depends on beside its own section, for the key of its stage."""
+        backbone = self.config.backbone_of(section)
+        config = backbone.model_dump()
+        if backbone.weights not in (IMAGENET, RANDOM):  # another file under the same name is other work
+            config["sha256"] = weights_digest(backbone.name, under_root(backbone.weights))
+        return {"backbone": config, "precision": self.config.precision}
+
+    def origin(self, recipe: Recipe, seed: int, rounds: int | None = None) -> Origin:
+        """Of a method's classifier."""
+        backbone = self.config.backbone
+        weights = (f"{backbone.name}, {Path(backbone.weights).name}",)
+        return Origin(recipe.name, seed, rounds, supervision=recipe.supervision, weights=weights)
+
+    @staticmethod
+    def weights_of(network: str, own: OwnBackbone | None) -> tuple[str, ...]:
+        """What a table says of a network with a backbone of its own; nothing of one with the classifier's."""
+        if own is None:
+            return ()
+        return (f"{network}: {own.name}, {Path(own.weights).name} (trained on {own.trained_on})",)
+
+    # --- from photos to masks ----------------------------------------------------------------------------
+
+    def classifier(self, method: str, seed: int, rounds: int | None = None) -> Artifact:
+        """Train a method on image-level labels; rounds: of a method that has them, the preset's if None."""
+        recipe = self.recipe(method)
+        return recipe.run(self, recipe, seed, rounds)
+
+    def response_maps(
+        self, method: str, seed: int, split: str = "train", rounds: int | None = None
+    ) -> Artifact:
+        """Multi-scale class activation maps of the present classes; arguments as of `classifier`."""
+        return class_response_maps(self, self.classifier(method, seed, rounds), split)
+
+    def training_maps(self, maps: Artifact) -> Artifact:
+        """The training photos' maps of the classifier that made `maps`.
+
+        Raises:
+            ValueError: another study's classifier made maps of other photos, so these are unknown here.
+        """
+        if maps.origin.split == "train":
+            return maps
+        method, seed, rounds = maps.origin.method, maps.origin.seed, maps.origin.rounds
+        if self.classifier(method, seed, rounds).key not in maps.provenance()["inputs"]:
+            raise ValueError(
+                f"The {maps.title} come from a study with other settings; refine them with that study."
+            )
+        return self.response_maps(method, seed, rounds=rounds)
+
+    def refine(self, maps: Artifact, by: str = "affinitynet") -> Artifact:
+        """Random walk of the maps along affinities that "affinitynet" or "irn" learned from training maps."""
+        if by not in REFINEMENTS:
+            raise ValueError(f"Refinement {by!r} is unknown; choose one of {sorted(REFINEMENTS)}.")
+        return REFINEMENTS[by](self, maps)
+
+    def masks(self, maps: Artifact, background: masks.Background, crf: str | None) -> Artifact:
+        """Masks in VOC layout from score maps; with a dense CRF if it is named."""
+        return masks.masks(self, maps, background, crf)
+
+    def pseudo_labels(self, maps: Artifact, crf: bool = True) -> Artifact:
+        """Masks of score maps at the preset's setting, refined by its CRF unless `crf` is off."""
+        return masks.pseudo_labels(self, maps, crf)
+
+    def segment(self, labels: Artifact, split: str = "val") -> Artifact:
+        """Class probabilities of a segmentation network trained on pseudo labels."""
+        return segmentation.segment(self, labels, split)
+
+    # --- scores ------------------------------------------------------------------------------------------
+
+    def scores(self, artifacts: Iterable[Artifact]) -> pd.DataFrame:
+        """Tidy scores in %; see `scores.table`."""
+        return scores.table(self, artifacts)
+
+    def compare(self, ours: Iterable[Artifact], baseline: Iterable[Artifact]) -> pd.DataFrame:
+        """How much mIoU `ours` has over `baseline`; see `scores.compare`."""
+        return scores.compare(self, ours, baseline)
+
+    def sweep(self, artifact: Artifact) -> pd.DataFrame:
+        """Summary metrics at every setting; see `scores.sweep`."""
+        return scores.sweep(self, artifact)
+
+    def times(self, artifacts: Iterable[Artifact]) -> pd.DataFrame:
+        """Wall time of each stage as it was first computed, with the device."""
+        records = [artifact.provenance() for artifact in artifacts]
+        return pd.DataFrame(
+            [(r["title"], r["seconds"], r["resumed"], r["device"]) for r in records],
+            columns=["stage", "seconds", "resumed", "device"],
+        )
