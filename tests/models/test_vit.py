@@ -28,6 +28,13 @@ SMALL = (
 LITE0, HYBRID = "tf_efficientnet_lite0", "hybrid_lite0"
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def random_state(net: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
     """Larger than initial weights, so that positions, class tokens and attention matter."""
     generator = torch.Generator().manual_seed(seed)
@@ -232,9 +239,9 @@ def test_class_tokens_without_positions():
 
 def test_class_tokens_learn():
     backbone = build_token_backbone(SMALL, 4, RANDOM)
-    backbone.tokens(photos(1, 3, 32, 32)).classes[:, 2].sum().backward()
+    backbone.tokens(photos(1, 3, 32, 32)).classes[:, 2, 0].sum().backward()
     assert {backbone.net.cls_token, backbone.net.pos_embed} <= set(backbone.parameters())
-    assert backbone.net.cls_token.grad[0, 2].abs().sum() > 0
+    assert backbone.net.cls_token.grad[0, 2].abs().sum() > 1e-3
 
 
 # the registry
@@ -421,7 +428,6 @@ def test_frozen_taps_are_the_stems():
 
 def test_hybrid_learns():
     """Which of three stripes have their colour: every class token must find its own."""
-    torch.manual_seed(0)
     model = Tagger(3, "imagenet").train()
     label = torch.tensor([[i >> bit & 1 for bit in range(3)] for i in range(8)]).float()
     image = 0.1 * torch.randn(8, 3, 48, 48)
