@@ -215,8 +215,8 @@ def test_class_tokens_start_as_copies_of_the_pretrained_one(tmp_path):
 
 
 @torch.no_grad()
-def test_equal_class_tokens_share_what_one_would_get():
-    """A patch that looks at n copies of a token takes as much from them together as n e^s / sum says."""
+def test_each_copy_of_a_class_token_is_attended_to_as_the_one_was():
+    """In the first block, relative to any patch."""
     one, three = (filled(build_token_backbone(SMALL, 1, RANDOM)) for _ in range(2))
     vit.repeat_class_token(three.net, 3)
     image = photos(1, 3, 32, 48)
@@ -394,12 +394,12 @@ class Tagger(nn.Module):
         return {"loss": classification_loss(logits, batch["label"])}
 
 
-def optimiser(model: nn.Module, **changes) -> torch.optim.Optimizer:
+def optimiser(model: nn.Module) -> torch.optim.Optimizer:
     settings = {
         "name": "adamw", "lr": 1e-4, "momentum": 0.9, "weight_decay": 0.01,
         "new_layers_lr": 10, "bias_lr": 1, "power": 0.9,
     }  # fmt: skip
-    return build_optimiser(model, Optimiser(**(settings | changes)))
+    return build_optimiser(model, Optimiser(**settings))
 
 
 def test_hybrids_stem_counts_as_pretrained_and_its_blocks_as_new():
