@@ -14,10 +14,11 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsss_lib.models import resnet38
+from wsss_lib.models import resnet38, vit
 from wsss_lib.models.caffe_resnet import CAFFE_MEAN, CAFFE_STD, caffe_resnet, from_deeplab_pytorch
 from wsss_lib.models.mxnet_params import read_params
 from wsss_lib.runtime.errors import brief
@@ -62,13 +63,17 @@ class Backbone(nn.Module):
             norm.eval()
         return self
 
+    def padded(self, images: Tensor) -> Tensor:
+        """Whole cells only, so that cell (y, x) always covers the same pixels; 0 is the mean colour."""
+        height, width = images.shape[-2:]
+        stride = self.strides[-1]
+        padded = F.pad(images, (0, -width % stride, 0, -height % stride))
+        return padded.contiguous(memory_format=torch.channels_last)
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised -> one (B, C, ceil(H/stride), ceil(W/stride)) tensor per tap."""
         height, width = images.shape[-2:]
-        stride = self.strides[-1]
-        # Whole cells only, so that cell (y, x) always covers the same pixels; 0 is the mean colour.
-        padded = F.pad(images, (0, -width % stride, 0, -height % stride))
-        taps = self.net(padded.contiguous(memory_format=torch.channels_last))
+        taps = self.net(self.padded(images))
         return [
             tap[..., : -(-height // s), : -(-width // s)] for tap, s in zip(taps, self.strides, strict=True)
         ]
@@ -81,18 +86,55 @@ class Backbone(nn.Module):
         return fitting[-1]
 
 
+class TokenBackbone(Backbone):
+    """A vision transformer: the map of its patch tokens is the one tap, and all its tokens can be read.
+
+    >>> backbone = build_token_backbone("hybrid_lite0", class_tokens=20)
+    >>> tokens = backbone.tokens(torch.rand(1, 3, 90, 128), attention=True)
+    >>> tokens.patches.shape, tokens.classes.shape, tokens.class_to_patch().shape
+    (torch.Size([1, 192, 6, 8]), torch.Size([1, 20, 192]), torch.Size([1, 4, 3, 20, 6, 8]))
+    """
+
+    net: VisionTransformer
+
+    def tokens(self, images: Tensor, attention: bool = False) -> vit.Tokens:
+        """(B, 3, H, W) normalised -> tokens, h = ceil(H/stride), w = ceil(W/stride).
+
+        The attention of each block is kept where asked for, and gradients flow through it.
+        """
+        return vit.read_tokens(self.net, self.padded(images), attention)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised -> [patch tokens (B, D, ceil(H/stride), ceil(W/stride))]."""
+        return [self.tokens(images).patches]
+
+    @property
+    def pretrained_prefix(self) -> str:
+        """How the names of the pretrained parameters start: all of a ViT's, those of a hybrid's stem.
+
+        A model that keeps this backbone as `self.transformer` has hybrids trained right, new blocks as new
+        layers, by `base_lr_layers = (f"transformer.{backbone.pretrained_prefix}",)`. Under the name
+        `backbone` all its parameters would count as pretrained.
+        """
+        part = vit.pretrained_part(self.net)
+        return next(f"{name}." for name, module in self.named_modules() if module is part)
+
+
 def build_backbone(
     name: str, output_stride: int = 16, weights: str | Path = IMAGENET, frozen_taps: int = 0
 ) -> Backbone:
     """Build a backbone by name.
 
     Args:
-        name: "tf_efficientnet_lite0" (the default of the project), a key of OWN_NETWORKS, or any timm model
-            with `features_only`.
-        output_stride: pixels per cell of the deepest tap: 8, 16 or 32.
-        weights: "imagenet", "random", or the path of a .safetensors, .pth, .pt or MXNet .params file.
+        name: "tf_efficientnet_lite0" (the default of the project), a key of OWN_NETWORKS, any timm model
+            with `features_only`, a vision transformer of timm or "hybrid_lite0", a small one on
+            EfficientNet-Lite0.
+        output_stride: pixels per cell of the deepest tap: 8, 16 or 32; a vision transformer's patch size.
+        weights: "imagenet", "random", or the path of a .safetensors, .pth, .pt or MXNet .params file. A
+            hybrid takes those of its stem; its blocks start from random weights.
         frozen_taps: the layers up to the tap of this number are not trained; 0 trains all. psa freezes
-            ResNet-38 up to stride 2. It saves the costliest part of the backward pass.
+            ResNet-38 up to stride 2. It saves the costliest part of the backward pass. Of a hybrid the taps
+            of its stem count.
 
     Raises:
         ValueError: unknown name, unsupported stride or a weights file that does not fit.
@@ -101,6 +143,8 @@ def build_backbone(
     try:
         if name in OWN_NETWORKS:
             net = OWN_NETWORKS[name].build(output_stride=output_stride)
+        elif vit.is_vision_transformer(name):
+            net = vit.vision_transformer(name)
         else:
             net = timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=False)
     except Exception as error:  # timm raises many kinds, all of them about the name or the stride
@@ -108,15 +152,58 @@ def build_backbone(
         raise ValueError(
             f"No backbone {name!r} at output stride {output_stride} ({error}); near: {close}."
         ) from error
+    pretrained, source = vit.pretrained_part(net), vit.HYBRIDS.get(name, name)
     if weights != RANDOM:
-        load_weights(net, name, weights)
+        load_weights(pretrained, source, weights)
     strides = tuple(net.feature_info.reduction())
     if strides[-1] != output_stride:
         raise ValueError(f"{name} reaches stride {strides[-1]}, not {output_stride}; choose another stride.")
-    freeze(net, net.feature_info.module_name()[:frozen_taps])
-    mean, std = INPUT_STATISTICS.get(name) or (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+    taps = pretrained.feature_info.module_name()
+    if frozen_taps > len(taps):
+        raise ValueError(
+            f"{name} has no tap {frozen_taps} to freeze up to, only {len(taps)}; set frozen_taps to 0."
+        )
+    freeze(pretrained, taps[:frozen_taps])
+    mean, std = INPUT_STATISTICS.get(source) or (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
     label = str(weights) if weights in (IMAGENET, RANDOM) else Path(weights).name
-    return Backbone(net, tuple(net.feature_info.channels()), strides, tuple(mean), tuple(std), label)
+    kind = TokenBackbone if isinstance(net, VisionTransformer) else Backbone
+    return kind(net, tuple(net.feature_info.channels()), strides, tuple(mean), tuple(std), label)
+
+
+def build_token_backbone(
+    name: str,
+    class_tokens: int = 1,
+    weights: str | Path = IMAGENET,
+    frozen_taps: int = 0,
+    output_stride: int = 16,
+    drop_path: float = 0.0,
+    final_norm: bool = True,
+) -> TokenBackbone:
+    """Build a vision transformer by name: `build_backbone` with what only they have.
+
+    Args:
+        class_tokens: K; each starts as the pretrained one. 1 is the ordinary ViT, MCTformer has one a class.
+        drop_path: stochastic depth of the last block in training, growing linearly from 0; MCTformer has 0.1.
+        final_norm: the layer norm after the last block. MCTformer's code leaves it out: its logits are means
+            over a token's channels, and a norm that starts anew makes all of them 0.
+        name, weights, frozen_taps, output_stride: as in `build_backbone`.
+
+    Raises:
+        ValueError: not a vision transformer, no class token asked for, or as `build_backbone`.
+        FileNotFoundError: no such weights file.
+    """
+    if class_tokens < 1:
+        raise ValueError(f"A vision transformer needs at least one class token, not {class_tokens}.")
+    if not vit.is_vision_transformer(name):
+        raise ValueError(
+            f"{name!r} is no vision transformer; use timm's, say deit_small_patch16_224, or hybrid_lite0."
+        )
+    backbone = build_backbone(name, output_stride, weights, frozen_taps)
+    vit.repeat_class_token(backbone.net, class_tokens)
+    vit.set_drop_path(backbone.net, drop_path)
+    if not final_norm:
+        backbone.net.norm = nn.Identity()
+    return backbone
 
 
 def undilate(backbone: Backbone) -> Backbone:
@@ -225,6 +312,7 @@ def read_weights(name: str, path: Path) -> dict[str, Tensor]:
             state = read_params(path)
         else:
             state = dict(torch.load(path, map_location="cpu", weights_only=True))  # not a lone tensor
+            state = dict(state.get("model", state))  # DeiT's files hold more than the tensors
         state = own.rename(state) if own else state
     except Exception as error:
         raise ValueError(
