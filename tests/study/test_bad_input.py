@@ -550,7 +550,6 @@ import numpy as np
 from PIL import Image
 
 from wsss_lib.score_maps import ScoreMaps
-from wsss_lib.segmentation import segmentation_net
 from wsss_lib.refinement.masks import Background, over_processes, write_marginals
 
 folder, inside = Path(sys.argv[1]), Path(sys.argv[2])
