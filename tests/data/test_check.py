@@ -77,8 +77,8 @@ def test_ids_shifted_by_a_column_are_named_with_both_orders(own):
     assert len(clauses) == 38
     sentence = (
         rf"In {root} the mask of p\d+ shows \w+, its label says \w+ \(in 38 of 40 photos with a mask\); "
-        "correct the labels, or bring the classes into the order of the masks' ids, which are read as 1 bird, "
-        "2 cat, 3 dog."
+        "correct the labels, or bring the classes into the order of the masks' ids, which are read as "
+        "1 bird, 2 cat, 3 dog."
     )
     with pytest.raises(ValueError, match=sentence):
         check_agreement(data, data.ids)

@@ -398,6 +398,7 @@ def test_photos_with_masks_are_drawn_first(many):
     root = many / "mine"
     (root / "SegmentationClass").mkdir(parents=True)
     masked = {"p03", "p09", "p12"}
+    (many / "labels.csv").write_text("id,cat\n" + "".join(f"p{i:02},1\n" for i in range(20)))
     for id in masked:
         Image.fromarray(np.ones((10, 20), np.uint8)).save(root / "SegmentationClass" / f"{id}.png")
     from_folder(many / "photos", many / "labels.csv", root, val=2)
@@ -408,6 +409,24 @@ def test_photos_with_masks_are_drawn_first(many):
         warnings.simplefilter("error")
         lay_out(many)
     assert lists_of(root)["val"] > masked
+
+
+def test_photos_without_an_object_are_drawn_in_their_proportion(many):
+    """Of twenty photos the even ones show nothing (see `many`); eight of the odd ones have masks."""
+    root = many / "mine"
+    (root / "SegmentationClass").mkdir(parents=True)
+    masked = {f"p{i:02}" for i in range(1, 17, 2)}
+    for id in masked:
+        Image.fromarray(np.ones((10, 20), np.uint8)).save(root / "SegmentationClass" / f"{id}.png")
+    empty = {f"p{i:02}" for i in range(0, 20, 2)}
+    for val, with_mask in ((1, 1), (4, 2), (9, 4), (18, 8), (20, None)):
+        if val == 20:
+            with pytest.raises(ValueError, match="no labelled photo"):
+                from_folder(many / "photos", many / "labels.csv", root, val=val)
+            continue
+        from_folder(many / "photos", many / "labels.csv", root, val=val)
+        drawn_for_val = lists_of(root)["val"]
+        assert (len(drawn_for_val & masked), len(drawn_for_val & empty)) == (with_mask, val - with_mask)
 
 
 def test_a_photo_that_gets_a_row_leaves_the_list_test(many):

@@ -10,7 +10,8 @@ from conftest import TINY_VOC, save_mask
 from PIL import Image
 
 from wsss_lib.data.masks import voc_palette
-from wsss_lib.data.voc import VOC_CLASSES, VOCDataset, is_voc
+from wsss_lib.data.voc import VOC_CLASSES, VOCDataset, content_paths, is_voc
+from wsss_lib.runtime.digest import content_fingerprint
 
 SUBSET = Path(
     os.environ.get("WSSS_VOC_ROOT")
@@ -381,6 +382,28 @@ def test_the_truth_depends_on_what_ids_and_colours_mean(tiny_voc):
     seen.add((data.fingerprint(), data.truth_fingerprint()))
     assert len(seen) == 3
     assert len({learned for learned, _ in seen}) == 1
+
+
+def test_all_that_is_read_counts_in_what_is_up_to_date(tiny_voc, tmp_path):
+    (tiny_voc / "colours.csv").write_text("name,r,g,b\n")
+    (tiny_voc / "Saliency").mkdir()
+    (tiny_voc / "Saliency" / "a1.png").touch()
+    seen = [content_fingerprint(content_paths(tiny_voc))]
+    (tiny_voc / "notes.md").write_text("not read")
+    assert content_fingerprint(content_paths(tiny_voc)) == seen[0]
+    for file in (
+        "JPEGImages/a1.jpg", "SegmentationClass/b1.png", "Annotations/a3.xml", "Saliency/a1.png",
+        "ImageSets/Segmentation/val.txt", "colours.csv", "classes.txt", "SegmentationClassAug/b1.png",
+    ):  # fmt: skip
+        (tiny_voc / file).parent.mkdir(exist_ok=True)
+        with open(tiny_voc / file, "ab") as stream:
+            stream.write(b"x")
+        seen.append(content_fingerprint(content_paths(tiny_voc)))
+    assert len(set(seen)) == len(seen) == 9
+    outer = tmp_path / "data" / "VOCdevkit"
+    outer.mkdir(parents=True)
+    tiny_voc.rename(outer / "VOC2012")
+    assert content_fingerprint(content_paths(tmp_path / "data")) == seen[-1]
 
 
 # --- errors ----------------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def _lists(root: Path, labels: str | Path, classes: Sequence[str] | str | None) 
         yield (
             "error",
             "lists",
-            f"{root} has no list train.txt in ImageSets/Segmentation; write one id a line.",
+            f"{root} has no list ImageSets/Segmentation/train.txt; write one id a line.",
         )
     listed = {id for ids in lists.values() for id in ids}
     photos = {path.stem for path in photo_files(root / "JPEGImages")}

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from wsss_lib.data.labels import read_label_table
 from wsss_lib.data.layout import (
     UNFINISHED,
@@ -38,7 +40,8 @@ def from_folder(
     """Lay photos out in VOC layout, as links: those in the table to learn from, the others to be segmented.
 
     Writes classes.txt, labels.csv and lists that share no photo: val and tune as many labelled photos as
-    asked for, those with a mask first, drawn by the hash of their ids; train the other labelled photos; test
+    asked for, those that can be scored first (with a mask, or without an object), drawn by the hash of their
+    ids; train the other labelled photos; test
     the photos without a row in `labels`, if there are any. A list of your own, written or edited by you, is
     kept, and its photos stay out of the others.
 
@@ -90,7 +93,7 @@ def from_folder(
     for name, text in texts.items():
         _check_replaceable(root, name, text, made)
     _check_class_ids(root, list(table.columns))
-    lists = _lists(root, list(table.index), found, {"val": val, "tune": tune}, made)
+    lists = _lists(root, table, found, {"val": val, "tune": tune}, made)
     texts |= {_list_name(split): lines_of(ids) for split, ids in lists.items()}
     stale += [
         root / name
@@ -134,7 +137,7 @@ def _stale_photos(root: Path, found: Mapping[str, Path], made: set[str]) -> list
     if foreign:
         raise ValueError(
             f"{root} holds photos of another dataset, the first is JPEGImages/{foreign[0].name}; give a "
-            "folder of its own for `root`."
+            "folder of its own for root."
         )
     return stale
 
@@ -144,7 +147,7 @@ def _check_replaceable(root: Path, name: str, text: str, made: set[str]) -> None
     if there is not None and there not in made and there != f"{name} {_digest(text.encode())}":
         raise ValueError(
             f"{root / name} is your own or was edited, and the label table would replace it; put the edit "
-            "into the table and remove the file, or give another folder for `root`."
+            "into the table and remove the file, or give another folder for root."
         )
 
 
@@ -164,7 +167,7 @@ def _check_class_ids(root: Path, classes: list[str]) -> None:
 
 def _lists(
     root: Path,
-    labelled: list[str],
+    table: pd.DataFrame,
     found: Mapping[str, Path],
     counts: Mapping[str, int | None],
     made: set[str],
@@ -174,6 +177,7 @@ def _lists(
     Raises:
         ValueError: the user's lists share photos or name unknown ones; nothing is left to learn from.
     """
+    labelled, empty = list(table.index), set(table.index[~table.any(axis=1)])
     there = read_lists(root)
     own = {s: ids for s, ids in there.items() if _description(root, _list_name(s)) not in made}
     for split, ids in own.items():
@@ -191,8 +195,7 @@ def _lists(
         if count is None:
             chosen = set(there.get(split, ())) & set(free)
         elif 0 <= count <= len(free):
-            masked = [id for id in free if (root / "SegmentationClass" / f"{id}.png").is_file()]
-            chosen = set([*drawn(masked, count), *drawn(set(free) - set(masked), count)][:count])
+            chosen = set(_apart(root, free, empty, count))
         else:
             raise ValueError(f"{split} is {count}; give a number from 0 to {len(free)}, the labelled photos.")
         taken |= chosen
@@ -214,6 +217,20 @@ def _lists(
             stacklevel=3,
         )
     return {split: ids for split, ids in lists.items() if ids}
+
+
+def _apart(root: Path, free: list[str], empty: set[str], count: int) -> list[str]:
+    """`count` of the photos to be scored: those with a mask and those without an object in the proportion in
+    which they are there, then the others.
+    """
+    there = {path.stem for path in (root / "SegmentationClass").glob("*.png")}
+    shown, blank = there & set(free) - empty, empty & set(free)
+    if not shown:
+        return drawn(free, count)
+    share = max(1, round(count * len(shown) / (len(shown) + len(blank))))
+    masked, blank, others = (drawn(ids, count) for ids in (shown, blank, set(free) - shown - blank))
+    first = masked[:share] + blank[: count - share]
+    return [*first, *masked[share:], *blank[count - share :], *others][:count]
 
 
 def _list_name(split: str) -> str:

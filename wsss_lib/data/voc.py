@@ -331,13 +331,23 @@ def find_root(root: Path) -> Path:
     )
 
 
+def content_paths(root: Path) -> list[Path]:
+    """All that is ever read of a folder in VOC layout, for `content_fingerprint`: whether a result is up to
+    date is decided by it, a label table, saliency maps, weights and preset that lie elsewhere.
+    """
+    names = ("ImageSets/Segmentation", "JPEGImages", "Annotations", "Saliency")
+    masks = ("SegmentationClass", "SegmentationClassAug", "SegmentationPart")
+    files = ("classes.txt", LABELMAP, COLOURS, "labels.csv", "labels.npz", "objects.csv", "context.csv")
+    return [find_root(root) / name for name in names + masks + files]
+
+
 def is_voc(root: Path) -> bool:
     """Whether a folder is VOC's own: it names no classes, and is called VOC2012 (or another of its years), or
     the first of its Annotations holds VOC's classes alone.
     """
     if (root / "classes.txt").is_file() or palette_file(root):
         return False
-    if re.fullmatch(r"VOC20\d\d", root.resolve().name):
+    if any(re.fullmatch(r"VOC20\d\d", path.name) for path in (root.absolute(), root.resolve())):
         return True
     first = min((root / "Annotations").glob("*.xml"), default=None)
     return first is not None and set(_objects_of(first)) <= set(VOC_CLASSES)
