@@ -310,6 +310,15 @@ def test_a_new_column_does_not_change_what_masks_mean(own):
     assert data.mask("beach")[0, 0] == 2
 
 
+def test_vocs_own_masks_do_not_get_the_tables_ids(tiny_voc):
+    """In place, on VOC's folder: its masks hold 8 for cat, whatever a table of cats and dogs says."""
+    (tiny_voc / "labels.csv").write_text("id,cat,dog\na1,1,0\na2,1,0\na3,0,1\n")
+    before = tree(tiny_voc)
+    with pytest.raises(ValueError, match=r"\(cat, dog\) give other ids than VOC \(aeroplane, "):
+        from_folder(tiny_voc / "JPEGImages", tiny_voc / "labels.csv", tiny_voc)
+    assert tree(tiny_voc) == before
+
+
 def test_dot_files_are_no_photos(own):
     (own / "photos" / "._beach.jpg").write_bytes(b"resource fork")
     root = lay_out(own)

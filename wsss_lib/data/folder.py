@@ -24,6 +24,7 @@ from wsss_lib.data.layout import (
     write_text,
 )
 from wsss_lib.data.photos import PHOTOS, by_id, photo_files
+from wsss_lib.data.voc import VOC_CLASSES, is_voc
 
 RECORD = ".from_folder.json"
 """What `from_folder` has made in a folder: it alone may be replaced or removed by the next call."""
@@ -154,12 +155,17 @@ def _check_replaceable(root: Path, name: str, text: str, made: set[str]) -> None
 def _check_class_ids(root: Path, classes: list[str]) -> None:
     """Refuse new ids of classes that masks are there for."""
     masks = any(next((root / f).glob("*.png"), None) for f in ("SegmentationClass", "SegmentationClassAug"))
-    if not (masks and (root / "classes.txt").is_file()):
+    if not masks:
         return
-    before = read_ids((root / "classes.txt").read_text("utf-8-sig"))
+    if (root / "classes.txt").is_file():
+        where, before = root / "classes.txt", read_ids((root / "classes.txt").read_text("utf-8-sig"))
+    elif is_voc(root):
+        where, before = "VOC", list(VOC_CLASSES)
+    else:
+        return
     if classes[: len(before)] != before:
         raise ValueError(
-            f"The classes of the table ({', '.join(classes)}) give other ids than {root / 'classes.txt'} "
+            f"The classes of the table ({', '.join(classes)}) give other ids than {where} "
             f"({', '.join(before)}), by which the masks in {root / 'SegmentationClass'} were drawn; put new "
             "columns behind the old ones, or draw the masks anew and remove classes.txt."
         )
