@@ -251,6 +251,12 @@ def test_where_links_are_refused_photos_are_copied_and_followed(own, monkeypatch
     (own / "photos" / "attic.jpg").unlink()
     lay_out(own)
     assert VOCDataset(root, "train", labels=root / "labels.csv").image("beach").shape == (30, 40, 3)
+    edited = bytearray((own / "photos" / "beach.jpg").read_bytes())
+    edited[-1] ^= 1
+    (own / "photos" / "beach.jpg").write_bytes(edited)  # in place, with the same size and date
+    os.utime(own / "photos" / "beach.jpg", (10**9, 10**9))
+    lay_out(own)
+    assert (photos / "beach.jpg").read_bytes() == edited
     assert not (photos / "attic.jpg").exists()
     Image.new("RGB", (50, 30)).save(photos / "beach.jpg")  # the user's own edit of the copy
     before = tree(root)

@@ -23,6 +23,7 @@ from wsss_lib.data.layout import (
     read_lists,
     write_text,
 )
+from wsss_lib.data.palette import palette_file
 from wsss_lib.data.photos import PHOTOS, by_id, photo_files
 from wsss_lib.data.voc import VOC_CLASSES, is_voc
 
@@ -41,10 +42,9 @@ def from_folder(
     """Lay photos out in VOC layout, as links: those in the table to learn from, the others to be segmented.
 
     Writes classes.txt, labels.csv and lists that share no photo: val and tune as many labelled photos as
-    asked for, those that can be scored first (with a mask, or without an object), drawn by the hash of their
-    ids; train the other labelled photos; test
-    the photos without a row in `labels`, if there are any. A list of your own, written or edited by you, is
-    kept, and its photos stay out of the others.
+    asked for, drawn by the hash of their ids, those that can be scored first (with a mask, or without an
+    object); train the other labelled photos; test the photos without a row in `labels`, if there are any.
+    A list of your own, written or edited by you, is kept, and its photos stay out of the others.
 
     Calling it again after a change of photos or labels brings the folder up to date; after an interruption it
     goes on. Only what it made itself, and nobody edited since, is ever replaced or removed. Where links
@@ -153,9 +153,9 @@ def _check_replaceable(root: Path, name: str, text: str, made: set[str]) -> None
 
 
 def _check_class_ids(root: Path, classes: list[str]) -> None:
-    """Refuse new ids of classes that masks are there for."""
+    """Refuse new ids of classes that masks are there for; masks read by colour hold names, not ids."""
     masks = any(next((root / f).glob("*.png"), None) for f in ("SegmentationClass", "SegmentationClassAug"))
-    if not masks:
+    if not masks or palette_file(root):
         return
     if (root / "classes.txt").is_file():
         where, before = root / "classes.txt", read_ids((root / "classes.txt").read_text("utf-8-sig"))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from wsss_lib.runtime.digest import file_digests
 from wsss_lib.runtime.files import save_atomically, unwritable
 
 UNFINISHED = ".from_folder.unfinished"
@@ -117,8 +118,7 @@ def link_target(photo: Path, root: Path) -> str:
 
 
 def is_copy(file: Path, photo: Path) -> bool:
-    """Whether a file is a copy as `link_photo` makes it: the photo's size and date, to FAT's two seconds."""
-    made, given = file.stat(), photo.stat()
-    return (
-        not file.is_symlink() and made.st_size == given.st_size and abs(made.st_mtime - given.st_mtime) <= 2
-    )
+    """Whether a file is a copy of the photo, by content."""
+    if file.is_symlink() or file.stat().st_size != photo.stat().st_size:
+        return False
+    return len(set(file_digests([file, photo]).values())) == 1
