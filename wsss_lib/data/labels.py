@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsss_lib.data.photos import PHOTOS
+from wsss_lib.runtime.errors import brief
 
 MOST_CLASSES = 254
 """Ids of a palette mask besides 0, background, and 255, void."""
@@ -68,7 +69,7 @@ def read_label_table(path: Path, photos: Collection[str]) -> pd.DataFrame:
         table = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path)
     except (KeyError, ValueError, BadZipFile) as error:
         raise ValueError(
-            f"{path} is no label file ({error}); make a CSV (columns id, then class names) or an npz "
+            f"{path} is no label file ({brief(error)}); make a CSV (columns id, then class names) or an npz "
             "with the arrays ids (N), classes (C) and labels (N, C)."
         ) from error
     check_class_names(table.columns, path)
