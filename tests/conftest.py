@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny folder in VOC layout; and the order of the files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ LONGEST = ("test_notebooks.py", "test_interruption.py", "test_study.py", "test_d
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest first, so that the two processes of `make test` end together."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digests_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the kernels they start, remember no digests in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSSS_DIGESTS", str(tmp_path_factory.mktemp("digests")))
+        yield
 
 
 @pytest.fixture
@@ -39,6 +48,12 @@ def tiny_voc(tmp_path: Path) -> Path:
     lists = root / "ImageSets" / "Segmentation"
     (lists / "train.txt").write_text("".join(f"{id}\n" for id in TINY_VOC))
     (lists / "val.txt").write_text("b1\nb2\n")
+    return root
+
+
+def keep_apart(root: Path) -> Path:
+    """Take the photos of val off the list train, so that `Splits` accepts both."""
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a1\na2\na3\n")
     return root
 
 

@@ -79,6 +79,46 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.abs(image[..., 0].astype(int) - upright).max() <= 4
 
 
+@pytest.mark.parametrize("odd", [0, 9, 255, 65535])
+def test_an_orientation_that_there_is_not_is_upright(tmp_path, odd):
+    exif = Image.Exif()
+    exif[0x0112] = odd
+    path = saved(Image.new("RGB", (24, 16)), tmp_path / "a.jpg", exif=exif)
+    assert read_image_size(path) == (16, 24) == read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("value", ["six", (6, 6), 6.5])
+def test_an_orientation_that_is_no_number_is_upright(tmp_path, value, monkeypatch):
+    path = saved(Image.new("RGB", (24, 16)), tmp_path / "a.jpg")
+    monkeypatch.setattr(Image.Image, "getexif", lambda image: {0x0112: value})
+    assert read_image_size(path) == (16, 24) == read_image(path).shape[:2]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_metadata_are_passed_over(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = exif.tobytes()
+    path = tmp_path / "a.jpg"
+    for damaged in (
+        whole[:10],
+        whole[:-9],
+        whole[:6] + b"\xff" * 20,
+        b"Exif\x00\x00",
+        whole[:6] + whole[14:],
+    ):
+        Image.new("RGB", (24, 16)).save(path, exif=damaged)
+        assert read_image_size(path) == read_image(path).shape[:2] == (16, 24)
+
+
+def test_a_photo_beyond_what_pillow_opens_is_a_sentence(tmp_path, monkeypatch):
+    path = saved(Image.new("RGB", (24, 16)), tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read in (read_image, read_image_size):
+        with pytest.raises(ValueError, match=r"a\.png is too large to be read .*; scale it down\.$"):
+            read(path)
+
+
 def test_size_is_read_from_the_header_alone(tmp_path):
     path = saved(Image.fromarray(np.resize(RGB, (200, 300, 3))), tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes()[:800])  # the header and hardly any pixels

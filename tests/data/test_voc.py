@@ -9,7 +9,9 @@ import pytest
 from conftest import TINY_VOC, save_mask
 from PIL import Image
 
-from wsss_lib.data.voc import VOC_CLASSES, VOCDataset
+from wsss_lib.data.masks import voc_palette
+from wsss_lib.data.voc import VOC_CLASSES, VOCDataset, content_paths, is_voc
+from wsss_lib.runtime.digest import content_fingerprint
 
 SUBSET = Path(
     os.environ.get("WSSS_VOC_ROOT")
@@ -187,6 +189,126 @@ def test_split_without_masks(tiny_voc):
         VOCDataset(tiny_voc, "val")
 
 
+# --- photos without an object, and folders that are not VOC's -------------------------------------------
+
+
+@pytest.fixture
+def own(tiny_voc, tmp_path):
+    """A folder of another name, without Annotations and masks; five photos in the list train."""
+    root = tiny_voc.rename(tmp_path / "lesions")
+    shutil.rmtree(root / "Annotations")
+    shutil.rmtree(root / "SegmentationClass")
+    (root / "SegmentationClass").mkdir()
+    return root
+
+
+def table_of(root: Path, text: str) -> Path:
+    (root / "labels.csv").write_text(text)
+    return root / "labels.csv"
+
+
+def test_photos_without_an_object_are_kept_and_their_truth_is_background(own):
+    csv = table_of(own, "id,lesion\na1,1\na2,0\na3,1\nb1,0\nb2,0\n")
+    save_mask(np.full((24, 32), 1, np.uint8), own / "SegmentationClass" / "a1.png")
+    spotted = np.eye(24, 32, dtype=np.uint8) * 255
+    save_mask(spotted, own / "SegmentationClass" / "b1.png")  # its own mask, with some void, comes first
+    for classes in (None, ["lesion"], "lesion"):
+        data = VOCDataset(own, "train", classes, csv)
+        assert data.ids == ["a1", "a2", "a3", "b1", "b2"]
+        np.testing.assert_array_equal(data.labels, [[1], [0], [1], [0], [0]])
+        assert [data.has_mask(id) for id in data.ids] == [True, True, False, True, True]
+        assert data.masked == ["a1", "b1"]
+        np.testing.assert_array_equal(data.mask("a2"), np.zeros((24, 32)))
+        assert data.mask("a2").dtype == np.uint8
+        np.testing.assert_array_equal(data.mask("b1"), spotted)
+        with pytest.raises(FileNotFoundError, match=r"no mask a3\.png"):
+            data.mask("a3")
+    before = data.truth_fingerprint()
+    table_of(own, "id,lesion\na1,1\na2,1\na3,1\nb1,0\nb2,0\n")
+    assert VOCDataset(own, "train", None, csv).truth_fingerprint() != before
+
+
+def test_a_restriction_drops_photos_of_other_classes_and_keeps_those_without_any(own):
+    csv = table_of(own, "id,cat,dog\na1,1,0\na2,0,1\na3,0,0\nb1,1,1\nb2,0,0\n")
+    data = VOCDataset(own, "train", ["cat"], csv)
+    assert (data.ids, data.skipped) == (["a1", "a3", "b1", "b2"], ["a2"])
+    np.testing.assert_array_equal(data.labels, [[1], [0], [1], [0]])
+
+
+def test_a_table_that_tells_of_some_classes_only_makes_no_negatives(own):
+    (own / "classes.txt").write_text("cat\ndog\n")
+    csv = table_of(own, "id,cat\na1,1\na2,0\na3,0\nb1,1\nb2,0\n")
+    data = VOCDataset(own, "train", ["cat"], csv)
+    assert (data.ids, data.skipped) == (["a1", "b1"], ["a2", "a3", "b2"])  # they may show a dog
+
+
+def test_empty_masks_and_annotations_are_photos_without_an_object(tiny_voc):
+    save_mask(np.zeros((24, 32), np.uint8), tiny_voc / "SegmentationClass" / "a1.png")
+    (tiny_voc / "Annotations" / "a1.xml").write_text("<annotation></annotation>")
+    for source in ("masks", "xml"):
+        data = VOCDataset(tiny_voc, "train", labels=source)
+        assert len(data) == 5
+        assert not data.label("a1").any()
+
+
+def test_photos_of_which_none_shows_an_object_are_refused(own):
+    csv = table_of(own, "id,cat\na1,0\na2,0\na3,0\nb1,1\nb2,0\n")
+    expect_error(ValueError, r"among the first 3 holds .*cat; .*raise the limit\.", own, labels=csv, limit=3)
+    assert len(VOCDataset(own, "train", labels=csv, limit=4)) == 4
+    table_of(own, "id,cat\na1,0\na2,0\na3,0\nb1,0\nb2,0\n")
+    expect_error(ValueError, r"train\.txt holds one of the classes cat; name others\.", own, labels=csv)
+
+
+def test_without_classes_txt_the_columns_are_the_classes_and_not_vocs(own):
+    csv = table_of(own, "id,cat,dog\n" + "".join(f"{id},1,0\n" for id in TINY_VOC))
+    save_mask(np.full((24, 32), 2, np.uint8), own / "SegmentationClass" / "a1.png")
+    data = VOCDataset(own, "train", labels=csv)
+    assert data.classes == ("cat", "dog")
+    np.testing.assert_array_equal(data.mask("a1"), np.full((24, 32), 2))  # a dog, not a bicycle
+    for source in ("masks", "none"):
+        expect_error(ValueError, r"lesions has no classes\.txt and is not VOC 2012", own, labels=source)
+    data = VOCDataset(own, "train", labels="none", names=["cat", "dog"])
+    assert data.classes == ("cat", "dog")
+
+
+def test_voc_is_known_by_its_name_or_its_annotations(tiny_voc, tmp_path):
+    assert is_voc(tiny_voc)
+    moved = tiny_voc.rename(tmp_path / "somewhere")
+    assert is_voc(moved)
+    (moved / "Annotations" / "a1.xml").write_text(
+        "<annotation><object><name>sofa bed</name></object></annotation>"
+    )
+    assert not is_voc(moved)
+    moved.rename(tiny_voc)
+    assert is_voc(tiny_voc)
+    (tiny_voc / "classes.txt").write_text("cat\n")
+    assert not is_voc(tiny_voc)
+
+
+def test_a_black_and_white_mask_is_told_from_void(own):
+    csv = table_of(own, "id,lesion\na1,1\na2,1\na3,0\nb1,1\nb2,1\n")
+    white = np.zeros((24, 32), np.uint8)
+    white[4:20, 6:30] = 255
+    for id in ("a1", "a3"):
+        Image.fromarray(white).save(own / "SegmentationClass" / f"{id}.png")
+    data = VOCDataset(own, "train", labels=csv)
+    remedy = r"a1\.png holds 255, which is void, and no class; .*lesion,255,255,255 as two lines into "
+    with pytest.raises(ValueError, match=remedy):
+        data.mask("a1")
+    np.testing.assert_array_equal(data.mask("a3"), white)  # no object there: void is right
+    (own / "classes.txt").write_text("lesion\n")
+    (own / "colours.csv").write_text("name,r,g,b\nlesion,255,255,255\n")
+    np.testing.assert_array_equal(VOCDataset(own, "train", labels=csv).mask("a1"), white // 255)
+
+
+def test_a_black_and_white_mask_is_no_label_either(own):
+    (own / "classes.txt").write_text("lesion\n")
+    for id in TINY_VOC:
+        Image.fromarray(np.eye(24, 32, dtype=np.uint8) * 255).save(own / "SegmentationClass" / f"{id}.png")
+    for classes in (None, ["lesion"]):
+        expect_error(ValueError, r"a1\.png holds 255, which is void", own, labels="masks", classes=classes)
+
+
 # --- fingerprint -----------------------------------------------------------------------------------------
 
 
@@ -208,10 +330,80 @@ def test_fingerprint_changes_with_ids_classes_labels_and_files(tiny_voc):
     expect_new(classes=["person", "dog"])
     expect_new(classes=["dog", "person"])
     expect_new(labels=write_csv(tiny_voc, TINY_VOC | {"a1": (1,)}))
-    for file in ("JPEGImages/a1.jpg", "SegmentationClass/a1.png"):
+    replace_last_byte(tiny_voc / "JPEGImages" / "a1.jpg")  # of the same size
+    expect_new()
+
+
+def replace_last_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def test_masks_count_in_the_truth_alone_where_labels_come_from_elsewhere(tiny_voc):
+    csv, masks = write_csv(tiny_voc, TINY_VOC), tiny_voc / "SegmentationClass"
+
+    def both():
+        data = VOCDataset(tiny_voc, "train", labels=csv)
+        return data.fingerprint(), data.truth_fingerprint()
+
+    learned, truth = both()
+    seen = {truth}
+
+    def expect_new_truth():
+        assert both()[0] == learned
+        new = both()[1]
+        assert new not in seen
+        seen.add(new)
+
+    swap = [masks / "a1.png", masks / "a3.png"]  # one ids' bytes under the other's name
+    contents = [path.read_bytes() for path in swap]
+    for path, content in zip(swap, reversed(contents), strict=True):
+        path.write_bytes(content)
+    expect_new_truth()
+    (masks / "b1.png").unlink()
+    expect_new_truth()
+    (tiny_voc / "SegmentationClassAug").mkdir()
+    shutil.copy(masks / "a1.png", tiny_voc / "SegmentationClassAug" / "b1.png")
+    expect_new_truth()
+    assert VOCDataset(tiny_voc, "train", ["cat"], csv).truth_fingerprint() not in seen
+
+
+def test_the_truth_depends_on_what_ids_and_colours_mean(tiny_voc):
+    csv = write_csv(tiny_voc, {id: (8,) for id in TINY_VOC}, ("cat",))
+    seen = set()
+    names = [f"c{i}" for i in range(20)]
+    for place in (7, 8):
+        names_of = [*names[:place], "cat", *names[place:]]
+        (tiny_voc / "classes.txt").write_text("\n".join(names_of))
+        data = VOCDataset(tiny_voc, "train", ["cat"], csv)
+        seen.add((data.fingerprint(), data.truth_fingerprint()))
+    (tiny_voc / "colours.csv").write_text("name,r,g,b\ncat,1,2,3\n")
+    data = VOCDataset(tiny_voc, "train", ["cat"], csv)
+    seen.add((data.fingerprint(), data.truth_fingerprint()))
+    assert len(seen) == 3
+    assert len({learned for learned, _ in seen}) == 1
+
+
+def test_all_that_is_read_counts_in_what_is_up_to_date(tiny_voc, tmp_path):
+    (tiny_voc / "colours.csv").write_text("name,r,g,b\n")
+    (tiny_voc / "Saliency").mkdir()
+    (tiny_voc / "Saliency" / "a1.png").touch()
+    seen = [content_fingerprint(content_paths(tiny_voc))]
+    (tiny_voc / "notes.md").write_text("not read")
+    assert content_fingerprint(content_paths(tiny_voc)) == seen[0]
+    for file in (
+        "JPEGImages/a1.jpg", "SegmentationClass/b1.png", "Annotations/a3.xml", "Saliency/a1.png",
+        "ImageSets/Segmentation/val.txt", "colours.csv", "classes.txt", "SegmentationClassAug/b1.png",
+    ):  # fmt: skip
+        (tiny_voc / file).parent.mkdir(exist_ok=True)
         with open(tiny_voc / file, "ab") as stream:
             stream.write(b"x")
-        expect_new()
+        seen.append(content_fingerprint(content_paths(tiny_voc)))
+    assert len(set(seen)) == len(seen) == 9
+    outer = tmp_path / "data" / "VOCdevkit"
+    outer.mkdir(parents=True)
+    tiny_voc.rename(outer / "VOC2012")
+    assert content_fingerprint(content_paths(tmp_path / "data")) == seen[-1]
 
 
 # --- errors ----------------------------------------------------------------------------------------------
@@ -263,10 +455,23 @@ def test_truncated_mask(tiny_voc, keep):
     expect_error(ValueError, r"a1\.png is damaged", tiny_voc)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "I;16"])
 def test_mask_that_is_no_index_image(tiny_voc, mode):
     Image.new(mode, (32, 24)).save(tiny_voc / "SegmentationClass" / "a1.png")
     expect_error(ValueError, rf"a1\.png is of mode {mode}, .*palette", tiny_voc)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colour_masks_of_voc_are_read_by_its_colours(tiny_voc, mode):
+    expected = VOCDataset(tiny_voc, "train").mask("a2")
+    image = Image.fromarray(expected)
+    colours = np.array(voc_palette(), np.uint8)
+    colours[3 * 255 :] = 224, 224, 192
+    image.putpalette(colours.tobytes())
+    image.convert(mode).save(tiny_voc / "SegmentationClass" / "a2.png")
+    np.testing.assert_array_equal(VOCDataset(tiny_voc, "train").mask("a2"), expected)
+    Image.new(mode, (32, 24), (1, 2, 3)).save(tiny_voc / "SegmentationClass" / "a2.png")
+    expect_error(ValueError, r"a2\.png holds 768 pixels of 1 colours that VOC's .* 1,2,3;", tiny_voc)
 
 
 def test_mask_of_another_size(tiny_voc):
@@ -285,7 +490,7 @@ def test_mask_id_beyond_the_classes(tiny_voc, classes):
 
 def test_image_without_any_class(tiny_voc):
     save_mask(np.full((24, 32), 255, np.uint8), tiny_voc / "SegmentationClass" / "a1.png")
-    expect_error(ValueError, r"image 'a1' .*holds no class", tiny_voc)
+    expect_error(ValueError, r"a1\.png holds 255, which is void, and no class; .*the id of", tiny_voc)
     assert VOCDataset(tiny_voc, "train", VOC_CLASSES).skipped == ["a1"]
     expect_error(ValueError, r"No image .* classes sofa", tiny_voc, classes=["sofa"])
 
@@ -295,8 +500,14 @@ def test_wrong_class_names(tiny_voc):
     expect_error(ValueError, r"unknown class 'tv'; .*tvmonitor", tiny_voc, classes=["tv"])
     expect_error(ValueError, r"'cat' more than once", tiny_voc, classes=["cat", "cat"])
     expect_error(ValueError, r"classes is empty", tiny_voc, classes=[])
-    (tiny_voc / "classes.txt").write_text("background\ncat\n")
-    expect_error(ValueError, r"classes\.txt names 'background'", tiny_voc)
+    assert VOCDataset(tiny_voc, "train", "cat").classes == ("cat",)  # one class as people write it
+    for spelling in ("background", "_background_", "BG", "Back ground"):
+        (tiny_voc / "classes.txt").write_text(f"{spelling}\ncat\n")
+        expect_error(ValueError, rf"classes\.txt names '{spelling}' as a class.*always id 0", tiny_voc)
+    (tiny_voc / "classes.txt").write_text("cat\nCat\n")
+    expect_error(ValueError, r"classes\.txt names class 'cat' more than once, also as 'Cat'", tiny_voc)
+    (tiny_voc / "classes.txt").write_text("".join(f"c{i}\n" for i in range(255)))
+    expect_error(ValueError, r"names 255 classes, but a mask has ids for 254", tiny_voc)
     (tiny_voc / "classes.txt").write_text("cat\ncat\n")
     expect_error(ValueError, r"classes\.txt names class 'cat' more than once", tiny_voc)
 
@@ -327,7 +538,6 @@ def test_bad_label_tables(tiny_voc):
     zeros = ",0" * 20
     expect(r"no row for 1 images .*'b2'", {id: TINY_VOC[id] for id in list(TINY_VOC)[:-1]})
     expect(r"rows for 1 ids without photo.*'z9'", TINY_VOC | {"z9": (1,)})
-    expect(r"'a1' .*holds no class", TINY_VOC | {"a1": ()})
     expect(r"labels\.csv names the unknown class 'katze'", text="id,katze\na1,1\n")
     expect(r"more than one row for 'a1'", text=f"{header}a1{zeros}\na1{zeros}\n")
     expect(r"other than 0 and 1 in the row of 'a2'", text=f"{header}a1{zeros}\na2,2{',0' * 19}\n")

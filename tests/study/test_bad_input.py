@@ -11,13 +11,14 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import save_mask
+from conftest import keep_apart, save_mask
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from tiny_study import OVERRIDES, run_all, tiny_study
 
 from wsss_lib.data.folder import from_folder
 from wsss_lib.data.masks import load_mask
+from wsss_lib.data.splits import Splits
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.methods import load_config
 from wsss_lib.refinement.masks import Background, write_marginals, write_mask
@@ -130,7 +131,7 @@ def read(folder: Path, **options) -> VOCDataset:
 
 def voc_study(folder: Path, **overrides) -> Study:
     return Study(
-        "smoke", "voc2012", folder / "VOC2012", overrides=OVERRIDES | HERE | overrides,
+        "smoke", "voc2012", keep_apart(folder / "VOC2012"), overrides=OVERRIDES | HERE | overrides,
         cache=folder / "cache", results=folder / "results",
     )  # fmt: skip
 
@@ -201,10 +202,88 @@ def _(folder):
     read(folder)
 
 
-@case("A mask is saved as RGB")
+@case("A list shares photos with one of another use")
 def _(folder):
+    Splits(folder / "VOC2012", None, "masks", None)
+
+
+@case("Two photos have one id")
+def _(folder):
+    shutil.copy(photo(folder), photo(folder).with_suffix(".png"))
+    read(folder)
+
+
+@case("A photo is too large to be opened")
+def _(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        read(folder, labels="xml").image("a1")
+
+
+@case("A folder that is not VOC's says nowhere what its classes are")
+def _(folder):
+    shutil.rmtree(folder / "VOC2012" / "Annotations")
+    VOCDataset((folder / "VOC2012").rename(folder / "pets"), "train")
+
+
+@case("A mask is saved in colours, and no file says what they mean")
+def _(folder):
+    own_folder(folder, "cat")
     Image.new("RGB", (32, 24)).save(mask(folder))
     read(folder)
+
+
+@case("A mask holds another colour than VOC's")
+def _(folder):
+    Image.new("RGB", (32, 24), (1, 2, 3)).save(mask(folder))
+    read(folder)
+
+
+@case("A palette file is none")
+def _(folder):
+    own_folder(folder, "cat")
+    (folder / "VOC2012" / "colours.csv").write_text("cat,red\n")
+    read(folder)
+
+
+@case("A mask is black and white, of one class")
+def _(folder):
+    own_folder(folder, "lesion")
+    black_and_white(folder)
+    read(folder)
+
+
+@case("... of several classes, one of which the label says is there")
+def _(folder):
+    own_folder(folder, "cat", "dog")
+    black_and_white(folder)
+    label(folder, "cat,dog", "1,0")
+    read(folder, labels=folder / "labels.csv").mask("a1")
+
+
+@case("Masks contradict the labels")
+def _(folder):
+    keep_apart(folder / "VOC2012")
+    own_folder(folder, "bird", "cat", "dog")
+    label(folder, "bird,cat,dog", "0,1,0")
+    for file in (folder / "VOC2012" / "SegmentationClass").iterdir():
+        save_mask(np.ones((24, 32), np.uint8), file)
+    Splits(folder / "VOC2012", None, folder / "labels.csv", None).scored("val")
+
+
+def own_folder(folder: Path, *classes: str) -> None:
+    """Make the folder one of other classes than VOC's."""
+    (folder / "VOC2012" / "classes.txt").write_text("\n".join(classes))
+
+
+def black_and_white(folder: Path) -> None:
+    for id in ("a1", "a2", "a3", "b1", "b2"):
+        Image.fromarray(np.eye(24, 32, dtype=np.uint8) * 255).save(mask(folder, id))
+
+
+def label(folder: Path, classes: str, row: str) -> None:
+    rows = "".join(f"{id},{row}\n" for id in ("a1", "a2", "a3", "b1", "b2"))
+    (folder / "labels.csv").write_text(f"id,{classes}\n{rows}")
 
 
 @case("A mask has another size than its photo")
@@ -225,12 +304,6 @@ def _(folder):
     read(folder, labels="xml").mask("a1")
 
 
-@case("A photo shows none of the classes")
-def _(folder):
-    save_mask(np.zeros((24, 32), np.uint8), mask(folder))
-    read(folder)
-
-
 @case("No photo shows one of the wanted classes")
 def _(folder):
     read(folder, classes=["sofa"])
@@ -247,6 +320,30 @@ def _(folder):
         "id,cat\n" + "".join(f"{id},2\n" for id in ("a1", "a2", "a3", "b1", "b2"))
     )
     read(folder, classes=["cat"], labels=folder / "labels.csv")
+
+
+@case("A table has a column for the background")
+def _(folder):
+    label(folder, "cat,_Background_", "1,0")
+    read(folder, classes=["cat"], labels=folder / "labels.csv")
+
+
+@case("A column is there twice")
+def _(folder):
+    label(folder, "cat,dog,Cat", "1,0,1")
+    read(folder, classes=["cat"], labels=folder / "labels.csv")
+
+
+@case("A column has no name")
+def _(folder):
+    label(folder, "cat,", "1,0")
+    read(folder, classes=["cat"], labels=folder / "labels.csv")
+
+
+@case("There are more classes than ids in a mask")
+def _(folder):
+    own_folder(folder, *(f"class {i}" for i in range(255)))
+    read(folder)
 
 
 @case("A label table lacks a photo of the list")
@@ -266,6 +363,68 @@ def _(folder):
     from_folder(folder / "VOC2012" / "JPEGImages", folder / "labels.csv", folder / "own")
 
 
+def lay_out(folder: Path, **options) -> Path:
+    """Two labelled photos, laid out in /data/own."""
+    (folder / "photos").mkdir(exist_ok=True)
+    for id in ("a1", "a2"):
+        shutil.copy(photo(folder, id), folder / "photos")
+    if not (folder / "labels.csv").exists():
+        (folder / "labels.csv").write_text("id,cat\na1,1\na2,0\n")
+    return from_folder(folder / "photos", folder / "labels.csv", folder / "own", **options)
+
+
+@case("Own photos: a link leads nowhere")
+def _(folder):
+    (folder / "photos").mkdir()
+    (folder / "photos" / "a3.jpg").symlink_to(folder / "unplugged" / "a3.jpg")
+    lay_out(folder)
+
+
+@case("Own photos: the root holds other photos")
+def _(folder):
+    (folder / "own" / "JPEGImages").mkdir(parents=True)
+    shutil.copy(photo(folder, "b1"), folder / "own" / "JPEGImages")
+    lay_out(folder)
+
+
+@case("Own photos: a file that was laid out was edited since")
+def _(folder):
+    (lay_out(folder) / "labels.csv").write_text("id,cat\na1,1\na2,1\n")
+    lay_out(folder)
+
+
+@case("Own photos: a new column changes what masks mean")
+def _(folder):
+    root = lay_out(folder)
+    (root / "SegmentationClass").mkdir()
+    save_mask(np.ones((24, 32), np.uint8), root / "SegmentationClass" / "a1.png")
+    (folder / "labels.csv").write_text("id,bird,cat\na1,0,1\na2,0,0\n")
+    lay_out(folder)
+
+
+@case("Own photos: a list of yours names a photo that is not there")
+def _(folder):
+    (lay_out(folder) / "ImageSets" / "Segmentation" / "val.txt").write_text("a7\n")
+    lay_out(folder)
+
+
+@case("Own photos: your lists leave nothing to learn from")
+def _(folder):
+    lay_out(folder, val=2)
+
+
+@case("Own photos: more are asked for val than there are")
+def _(folder):
+    lay_out(folder, val=3)
+
+
+@case("Own photos: the call was killed over its work")
+def _(folder):
+    root = lay_out(folder)
+    (root / ".from_folder.json").rename(root / ".from_folder.unfinished")
+    VOCDataset(root, "train", labels=root / "labels.csv")
+
+
 @case("An annotation is no XML")
 def _(folder):
     (folder / "VOC2012" / "Annotations" / "a1.xml").write_text("<annotation><object>")
@@ -274,6 +433,7 @@ def _(folder):
 
 @case("Training is asked of a split without labels")
 def _(folder):
+    keep_apart(folder / "VOC2012")
     study = Study("smoke", "voc2012", folder / "VOC2012", labels="none", cache=folder / "cache")
     study.classifier("cam", 0)
 

@@ -64,7 +64,7 @@ def _content_differences(root: Path, split: str, published: Published) -> list[s
         return []
     data = VOCDataset(root, split, labels="xml" if published.labels == "xml" else root / published.labels)
     found = []
-    if without := [id for id in data.ids if not data.has_mask(id)]:
+    if without := sorted(set(data.ids) - set(data.masked)):
         found.append(f"{len(without):,} photos of {split} have no mask, the first is {without[0]}")
     if split == published.counted:
         per_class = zip(data.classes, data.labels.sum(0).astype(int), published.per_class, strict=True)

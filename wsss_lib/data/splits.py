@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_lib.data.check import check_agreement
+from wsss_lib.data.labels import read_label_table
+from wsss_lib.data.layout import check_disjoint, list_path, read_lists
 from wsss_lib.data.photos import open_image
-from wsss_lib.data.voc import VOCDataset
+from wsss_lib.data.voc import LABEL_SOURCES, VOCDataset, class_names, find_root
 
 
 class Splits:
@@ -15,12 +18,18 @@ class Splits:
 
     `limit` bounds the photos learned from and those of val and test, so that a dry run is quick; of those
     learned from it first keeps the ones on which training maps are scored.
+
+    Raises:
+        FileNotFoundError: the root is no data set.
+        ValueError: lists share photos though one is learned from and the other scored.
     """
 
     def __init__(
-        self, root: str | Path, classes: Sequence[str] | None, labels: str | Path, limit: int | None
+        self, root: str | Path, classes: Sequence[str] | str | None, labels: str | Path, limit: int | None
     ):
-        self.root, self._classes, self._labels, self._limit = Path(root), classes, labels, limit
+        self.root, self._classes, self._labels, self._limit = find_root(Path(root)), classes, labels, limit
+        self._agreeing: set[str] = set()
+        check_disjoint(read_lists(self.root), self.root)
 
     def _read(self, split: str, first: str | None = None) -> VOCDataset:
         return VOCDataset(self.root, split, self._classes, self._labels, self._limit, first)
@@ -32,8 +41,7 @@ class Splits:
     @cached_property
     def train(self) -> VOCDataset:
         """Photos to learn from: the list train_aug where there is one, else train."""
-        lists = self._official.root / "ImageSets" / "Segmentation"
-        augmented = any((lists / f"{name}.txt").is_file() for name in ("train_aug", "trainaug"))
+        augmented = any(list_path(self.root, name).is_file() for name in ("train_aug", "trainaug"))
         return self._read("train_aug" if augmented else "train", first="train")
 
     @cached_property
@@ -43,7 +51,10 @@ class Splits:
     @cached_property
     def test(self) -> VOCDataset:
         """Photos to segment only: no image labels are read, so that nothing can learn from them."""
-        return VOCDataset(self.root, "test", self._classes, "none", self._limit)
+        from_table = self._labels not in LABEL_SOURCES  # which may be all that says what the classes are
+        table = read_label_table(Path(self._labels), ()) if from_table else None
+        names = class_names(self.root, table)
+        return VOCDataset(self.root, "test", self._classes, "none", self._limit, names=names)
 
     @cached_property
     def scored_train(self) -> list[str]:
@@ -58,18 +69,21 @@ class Splits:
         return getattr(self, split)
 
     def scored(self, split: str) -> list[str]:
-        """Ids of the photos on which a split is scored: those that have a mask.
+        """Ids of the photos on which a split is scored: those that have a mask, or no object by their label.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no photo has a mask, or most masks contradict the labels.
         """
         data = self.dataset(split)
         ids = [id for id in (self.scored_train if split == "train" else data.ids) if data.has_mask(id)]
-        if not ids:
+        if not set(ids) & set(data.masked):
             raise ValueError(
                 f"No photo of {split} has a mask to be scored on; add masks, raise the limit or, for VOC's "
                 "test, send your masks to its server (wsss_lib.data.submission)."
             )
+        if self._labels != "masks" and split not in self._agreeing:
+            check_agreement(data, ids)
+            self._agreeing.add(split)
         return ids
 
     @property

@@ -5,7 +5,6 @@ always in evaluation mode with frozen affine parameters, as in every system of t
 """
 
 import functools
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from wsss_lib.models import resnet38, vit
 from wsss_lib.models.caffe_resnet import CAFFE_MEAN, CAFFE_STD, caffe_resnet, from_deeplab_pytorch
 from wsss_lib.models.mxnet_params import read_params
+from wsss_lib.runtime.digest import file_digests
 from wsss_lib.runtime.errors import brief
 
 IMAGENET = "imagenet"
@@ -328,16 +328,9 @@ def read_weights(name: str, path: Path) -> dict[str, Tensor]:
 
 
 def weights_digest(name: str, path: Path, algorithm: str = "sha256") -> str:
-    """Hash of a weights file of network `name`, computed once a process."""
+    """Hash of a weights file of network `name`, remembered while the file does not change."""
     require_file(name, path)
-    status = path.stat()
-    return _digest(path, algorithm, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: Path, algorithm: str, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+    return file_digests([path], algorithm)[path]
 
 
 def require_file(name: str, path: Path) -> None:
