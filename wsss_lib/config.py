@@ -361,6 +361,8 @@ def _method_section(tree: Mapping[str, Any], name: str, section: type[Section]) 
     variant, variants = own.pop("variant", None), own.pop("variants", {})
     if variant is not None and variant not in variants:
         raise ValueError(f"{name}.variant {variant!r} must be null or one of {list(variants)}")
+    if "variant" in section.model_fields:
+        own["variant"] = variant
     found = _validated(section, merged(merged(base, own), variants.get(variant, {})), name)
     for other, changes in variants.items():
         _validated(section, merged(merged(base, own), changes), name, "variants", other)

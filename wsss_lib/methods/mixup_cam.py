@@ -7,7 +7,7 @@ a class lie close to its own centre (L_con). No code was released; what the text
 `MixupTraining`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AliasChoices, Field
@@ -41,6 +41,11 @@ class MixupTraining(CAMClassifier):
     concentration_weights: Literal["equal", "label"]
     concentration_reduction: Literal["sum", "mean"]
 
+    @property
+    def objective(self) -> dict[str, Any]:
+        """The arguments of `MixupCAM` that are not about its layers."""
+        return self.model_dump(include=set(MixupTraining.model_fields) - set(CAMClassifier.model_fields))
+
 
 class MixupSweeps(Section):
     """Values of the sensitivity curves, each with the others as in `mixup_cam`."""
@@ -53,6 +58,7 @@ class MixupSweeps(Section):
 class MixupSection(MixupTraining):
     """Mixup-CAM in a preset; trained as the baseline is unless it says otherwise."""
 
+    variant: str | None = None  # whose values these are; None: those of the section itself
     sweeps: MixupSweeps
 
 
@@ -218,13 +224,12 @@ class MixupCAM(ActivationNet, Method):
         }
 
 
-OBJECTIVE = set(MixupTraining.model_fields) - set(CAMClassifier.model_fields)
 RECIPE = Recipe(
     name="mixup_cam",
     paper_name="Mixup-CAM",
     config=MixupTraining,
     section=MixupSection,
     build=lambda config, backbones, classes: MixupCAM(
-        backbones(), classes, **config.model_dump(include=OBJECTIVE), **config.head
+        backbones(), classes, **config.objective, **config.head
     ),
 )

@@ -63,6 +63,7 @@ class SCCAMTraining(CAMClassifier):
 class SCCAMSection(SCCAMTraining):
     """SC-CAM in a preset; its rounds are trained as the baseline is unless it says otherwise."""
 
+    variant: str | None = None  # whose values these are; None: those of the section itself
     rounds: PositiveInt
     n_init: PositiveInt  # starts of K-means, the best counts
     clusters_sweep: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]

@@ -39,7 +39,7 @@ def scored(study: Study, artifact: Artifact) -> Artifact:
     name = artifact.setting.name if artifact.setting else ""
     return study.stage(
         "scores", 2, {"settings": [name, swept(artifact).tolist()], "photos": ids},
-        [artifact.key, data.fingerprint()], work, title, "scores", artifact.origin,
+        [artifact.key, data.fingerprint(), data.truth_fingerprint()], work, title, "scores", artifact.origin,
     )  # fmt: skip
 
 
