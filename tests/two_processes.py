@@ -57,6 +57,24 @@ def train_tiny(out: Path, size: int = 27, nan_at: int = -1, kill_at: int = -1) -
     return seen
 
 
+def train_toy(out: Path) -> None:
+    """A method of two phases, each with its optimiser, for two epochs of two batches."""
+    from tiny_backbone import tiny_backbone
+    from toy_method import Toy, ToyTraining
+
+    def example(index: int) -> dict[str, torch.Tensor]:
+        return {"image": torch.randn(3, 32, 32), "label": F.one_hot(torch.tensor(index % 3), 3).float()}
+
+    out.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = Toy(tiny_backbone((2, 4)), 3, 0.5)
+    plan = ToyTraining(
+        epochs=2, batch=4, crop=32, optimiser=SGD, long_side=(32, 32), jitter=False
+    )  # fmt: skip
+    train(model, SeededExamples(8, example, seed=5), plan, out, workers=0, precision="no", title="toy")
+
+
 def stages(root: Path) -> list[str]:
     """A stage for the main process, one for all, and both again from the cache -> what this process did."""
     done, cache = [], Cache(root)
@@ -92,6 +110,7 @@ def main(out: Path, dies: bool) -> None:
     record = {
         "killed": train_tiny(out / "killed", kill_at=17 if dies else -1),
         "whole": train_tiny(out / "whole"),
+        "toy": train_toy(out / "toy"),
         "nan": message_of(train_tiny, out / "nan", nan_at=4),
         "uneven": message_of(train_tiny, out / "uneven", size=3),
         "stages": stages(out / "cache"),

@@ -1,6 +1,7 @@
 """What stages hand on: a finished folder that knows what it is, how it was reached, what may be set on it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -84,12 +85,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Artifact(Folder):
-    """A finished stage. title: what to call it; setting: None where nothing is left to set."""
+    """A finished stage.
+
+    title: what to call it; setting: None where nothing is left to set; on: the same of another split's
+    photos, computed if need be.
+    """
 
     title: str
     kind: Kind
     origin: Origin
     setting: Setting | None = None
+    on: Callable[[str], "Artifact"] | None = field(default=None, compare=False, repr=False)
 
 
 def swept(artifact: Artifact) -> np.ndarray:

@@ -94,11 +94,7 @@ def test_maps_are_those_of_the_parent_head_and_of_the_photos_sub_categories(stud
     maps = study.response_maps("sc_cam", 0, rounds=1)
     assert maps.origin.rounds == 1
     val = study.response_maps("sc_cam", 0, "val", rounds=1)
-    assert study.training_maps(val) == maps  # for refining
-    other = study.varied({"sc_cam.weight": 1.0, "sc_cam.clusters": 1})
-    assert other.training_maps(maps) == maps
-    with pytest.raises(ValueError, match="come from a study with other settings"):
-        other.training_maps(val)
+    assert val.on("train") == maps  # for refining
     model = trained_classifier(study, first)
     id = max(data.ids, key=lambda i: data.label(i).sum())
     image = torch.from_numpy(data.image(id)).permute(2, 0, 1)[None]

@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom on the smoke preset and leaves what it shows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,23 @@ REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
+def registered_toy(folder: Path) -> dict[str, str]:
+    """The environment of somebody with a package that holds a method of their own (tests/toy_method.py)."""
+    info = folder / "toy_method-1.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-method\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[wsss_lib.methods]\ntoy = toy_method:RECIPE\n")
+    places = [str(folder), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+
+
 def reproduce(folder: Path) -> str:
     done = subprocess.run(
         [
             sys.executable, "-m", "wsss_lib.report.reproduce", "--preset", "smoke",
             "--cache", str(folder / "cache"), "--results", str(folder / "results"),
         ],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, env=registered_toy(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -32,4 +43,6 @@ def test_notebooks_run_on_the_smoke_preset_and_are_up_to_date_the_second_time(tm
     assert len(list(results.glob("figures/*.png"))) >= 15
     made = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in results.glob(kind)}
     assert made == {path.stem for path in results.glob("provenance/*.json")}
+    # a method that one line registers is in the tables without another edit
+    assert "Toy" in set(pd.read_csv(results / "tables" / "07_scores.csv")["method"])
     assert reproduce(tmp_path).count("up to date") == len(NOTEBOOKS)

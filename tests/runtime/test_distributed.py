@@ -23,8 +23,9 @@ LAUNCH = (
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     """The same training in this one process: its folder and the photos it saw."""
-    out = tmp_path_factory.mktemp("single") / "whole"
-    return out, two_processes.train_tiny(out)
+    out = tmp_path_factory.mktemp("single")
+    two_processes.train_toy(out / "toy")
+    return out / "whole", two_processes.train_tiny(out / "whole")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,13 @@ def test_losses_and_weights_are_those_of_one_process(single, double):
     assert one["loss"].nunique() == 3
     one, two = (load_file(out / "model.safetensors") for out in (single[0], double[0] / "whole"))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+
+
+def test_two_phases_on_two_processes_are_those_of_one(single, double):
+    one, two = (pd.read_csv(out / "toy" / "history.csv") for out in (single[0].parent, double[0]))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-4)
+    one, two = (load_file(out / "toy" / "model.safetensors") for out in (single[0].parent, double[0]))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)
 
 
 def test_a_run_whose_process_was_killed_goes_on_and_ends_with_the_same_bytes(double):

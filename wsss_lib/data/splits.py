@@ -1,6 +1,6 @@
 """The splits of a study: what is learned from, and what is scored."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -8,16 +8,23 @@ import numpy as np
 
 from wsss_lib.data.check import check_agreement
 from wsss_lib.data.labels import read_label_table
-from wsss_lib.data.layout import check_disjoint, list_path, read_lists
+from wsss_lib.data.layout import check_disjoint, drawn, list_path, read_lists
 from wsss_lib.data.photos import open_image
 from wsss_lib.data.voc import LABEL_SOURCES, VOCDataset, class_names, find_root
 
+TUNED = 100
+"""Photos of train_aug that are set apart where a data set has no list `tune` of its own."""
+
 
 class Splits:
-    """Train, val and test of a folder in VOC layout; arguments as in `VOCDataset`.
+    """Train, tune, val and test of a folder in VOC layout; arguments as in `VOCDataset`.
 
-    `limit` bounds the photos learned from and those of val and test, so that a dry run is quick; of those
-    learned from it first keeps the ones on which training maps are scored.
+    Settings are chosen on `tune`, which is neither learned from nor scored: the list of this name or, where
+    train_aug holds more photos than train, `TUNED` of the others, drawn by hash and taken from those learned
+    from. Elsewhere there is none.
+
+    `limit` bounds the photos of every split, so that a dry run is quick; of those learned from it first keeps
+    the ones on which training maps are scored.
 
     Raises:
         FileNotFoundError: the root is no data set.
@@ -31,8 +38,8 @@ class Splits:
         self._agreeing: set[str] = set()
         check_disjoint(read_lists(self.root), self.root)
 
-    def _read(self, split: str, first: str | None = None) -> VOCDataset:
-        return VOCDataset(self.root, split, self._classes, self._labels, self._limit, first)
+    def _read(self, split: str, first: str | None = None, ids: Collection[str] | None = None) -> VOCDataset:
+        return VOCDataset(self.root, split, self._classes, self._labels, self._limit, first, ids=ids)
 
     @cached_property
     def _official(self) -> VOCDataset:
@@ -40,9 +47,30 @@ class Splits:
 
     @cached_property
     def train(self) -> VOCDataset:
-        """Photos to learn from: the list train_aug where there is one, else train."""
-        augmented = any(list_path(self.root, name).is_file() for name in ("train_aug", "trainaug"))
-        return self._read("train_aug" if augmented else "train", first="train")
+        """Photos to learn from: the list train_aug where there is one, else train; none of `tune`."""
+        if (augmented := self._augmented) is None:
+            return self._read("train")
+        return self._read("train_aug", first="train", ids=set(augmented) - set(self._drawn_to_tune))
+
+    @cached_property
+    def _augmented(self) -> list[str] | None:
+        lists = read_lists(self.root)
+        return next((lists[name] for name in ("train_aug", "trainaug") if name in lists), None)
+
+    @cached_property
+    def _drawn_to_tune(self) -> list[str]:
+        lists = read_lists(self.root)
+        if self._augmented is None or "tune" in lists:
+            return []
+        others = set(self._augmented).difference(*(lists.get(name, ()) for name in ("train", "val")))
+        return drawn(others, TUNED) if len(others) > TUNED else []
+
+    @cached_property
+    def tune(self) -> VOCDataset | None:
+        """Photos to choose settings on; None where there are none."""
+        if self._drawn_to_tune:
+            return self._read("train_aug", ids=self._drawn_to_tune)
+        return self._read("tune") if list_path(self.root, "tune").is_file() else None
 
     @cached_property
     def val(self) -> VOCDataset:
@@ -63,9 +91,14 @@ class Splits:
         return [id for id in self.train.ids if id in official]
 
     def dataset(self, split: str) -> VOCDataset:
-        """All photos of "train", "val" or "test"."""
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"Split {split!r} is not used here; choose 'train', 'val' or 'test'.")
+        """All photos of "train", "tune", "val" or "test"."""
+        if split not in ("train", "tune", "val", "test"):
+            raise ValueError(f"Split {split!r} is not used here; choose 'train', 'tune', 'val' or 'test'.")
+        if split == "tune" and self.tune is None:
+            raise ValueError(
+                f"{self.root} has no photos to choose settings on; write some with masks, that are in no "
+                f"other list, into {list_path(self.root, 'tune')}."
+            )
         return getattr(self, split)
 
     def scored(self, split: str) -> list[str]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,6 +62,7 @@ class VOCDataset:
         limit: keep the first `limit` images, so that a larger limit contains the smaller.
         first: name of a list whose images a limit keeps before the others.
         names: all foreground classes in the order of the masks' ids, where no file says them.
+        ids: the images of the list to read; None reads all.
 
     Attributes:
         ids: image ids in the order of the list.
@@ -84,12 +85,13 @@ class VOCDataset:
         limit: int | None = None,
         first: str | None = None,
         names: Sequence[str] | None = None,
+        ids: Collection[str] | None = None,
     ):
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; give a positive number of images, or None for all.")
         self.root, self.split = find_root(Path(root)), split
         list_file = _find_list(self.root, split)
-        listed = _read_list(list_file)
+        listed = [id for id in _read_list(list_file) if ids is None or id in ids]
         folder = self.root / "JPEGImages"
         images = by_id(photo_files(folder), folder)
         missing = [id for id in listed if id not in images]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -162,4 +163,5 @@ def class_response_maps(study: Study, classifier: Artifact, split: str) -> Artif
         "response_maps", 2, config.model_dump(exclude={"batch"}) | {"rule": rule.name},
         [classifier.key, data.fingerprint()], work, title, "score maps", origin,
         Setting.at("threshold", tuple(scores.thresholds()), scores.fixed_threshold),
+        on=partial(class_response_maps, study, classifier),
     )  # fmt: skip

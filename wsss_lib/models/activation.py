@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from wsss_lib.models.backbones import Backbone
+from wsss_lib.models.trainable import Trainable
 
 
-class ActivationNet(nn.Module):
+class ActivationNet(Trainable):
     """Features and a 1x1 convolution that classifies each of their cells.
 
     Average pooling of the class maps gives the logits of the image, so the same weights that classify it give

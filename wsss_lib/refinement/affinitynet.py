@@ -123,7 +123,7 @@ def affinity_net(study: Study, maps: Artifact) -> Artifact:
 
 def affinity_walk(study: Study, maps: Artifact) -> Artifact:
     """Random walk of maps and of a background for every alpha of the sweep."""
-    net = affinity_net(study, study.training_maps(maps))
+    net = affinity_net(study, maps.on("train"))
     data, walk = study.data.dataset(maps.origin.split), study.config.walk
     title = maps.origin.title("random walk")
 
@@ -142,12 +142,13 @@ def affinity_walk(study: Study, maps: Artifact) -> Artifact:
     return study.stage(
         "random_walk", 1, walk.model_dump(exclude={"alpha"}), [maps.key, net.key], work, title, "score maps",
         maps.origin.but(stage="CAM+RW"), Setting.at("alpha", walk.alpha_sweep, walk.alpha),
+        on=lambda split: affinity_walk(study, maps.on(split)),
     )  # fmt: skip
 
 
 def photo_affinity(study: Study, maps: Artifact, id: str) -> tuple[Tensor, Offsets]:
     """Affinities (K, h, w) of one photo of `maps`, and their offsets; computed anew at each call."""
-    model = trained(study, affinity_net(study, study.training_maps(maps)))
+    model = trained(study, affinity_net(study, maps.on("train")))
     image = photo_tensor(study.data.dataset(maps.origin.split), id).as_subclass(Tensor)
     return affinities(model, image[None].to(study.device))[0], model.offsets
 

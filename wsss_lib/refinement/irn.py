@@ -98,7 +98,7 @@ def irn_net(study: Study, maps: Artifact) -> Artifact:
 
 def irn_boundaries(study: Study, maps: Artifact) -> Artifact:
     """Boundary probabilities of the photos of `maps` at stride 4, mean logit of photo and flip."""
-    net = irn_net(study, study.training_maps(maps))
+    net = irn_net(study, maps.on("train"))
     data, title = study.data.dataset(maps.origin.split), maps.origin.title("IRN boundaries")
 
     def work(out: Path) -> None:
@@ -131,6 +131,7 @@ def irn_walk(study: Study, maps: Artifact) -> Artifact:
         "irn_walk", 1, walk.model_dump(exclude={"threshold"}), [maps.key, edges.key], work, title,
         "score maps", edges.origin.but(stage="CAM+IRN"),
         Setting.at("threshold", tuple(study.config.scores.thresholds()), walk.threshold),
+        on=lambda split: irn_walk(study, maps.on(split)),
     )  # fmt: skip
 
 

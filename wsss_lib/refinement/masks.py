@@ -140,8 +140,12 @@ def masks(study: Study, maps: Artifact, background: Background, crf: str | None)
 
 
 def pseudo_labels(study: Study, maps: Artifact, crf: bool = True) -> Artifact:
-    """Masks of score maps at the preset's setting, refined by its CRF unless `crf` is off."""
-    return masks(study, maps, background_of(maps), study.config.refine_crf if crf else None)
+    """Masks of score maps at their calibrated setting, refined by the preset's CRF unless `crf` is off.
+
+    Where there are no photos to calibrate on, at the preset's setting.
+    """
+    background = background_of(maps, study.calibrated(maps))
+    return masks(study, maps, background, study.config.refine_crf if crf else None)
 
 
 def background_of(maps: Artifact, index: int | None = None) -> Background:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from wsss_lib.artifacts import Artifact, swept
-from wsss_lib.metrics import summary
+from wsss_lib.metrics import best_threshold, summary
 from wsss_lib.runtime.cache import arrays
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.progress import report
@@ -48,23 +48,35 @@ def confusions(study: Study, artifact: Artifact) -> dict[str, np.ndarray]:
     return scored(study, artifact).read("confusions.npz", arrays)
 
 
+def calibrated(study: Study, artifact: Artifact) -> int | None:
+    """Index of the setting with the best mIoU on the photos of `tune`; None where there is nothing to choose.
+
+    Nothing is learned from these photos and no score is made on them.
+    """
+    if artifact.setting is None or study.data.tune is None:
+        return None
+    best, _ = best_threshold(confusions(study, artifact.on("tune"))["all"], artifact.setting.values)
+    return artifact.setting.values.index(best)
+
+
 def counts_by_photo(study: Study, artifact: Artifact) -> dict[str, sparse.csr_array]:
     """Rule -> hits, predicted and true pixels of each class in each scored photo, (N, 3 K)."""
     counts = scored(study, artifact).read("photos.npz", sparse.load_npz)
     width = 3 * len(study.data.classes)
-    found = rules(artifact.setting, confusions(study, artifact)["all"])
+    found = rules(artifact.setting, confusions(study, artifact)["all"], calibrated(study, artifact))
     return {rule: counts[:, index * width : (index + 1) * width] for rule, index in found.items()}
 
 
 def table(study: Study, artifacts: Iterable[Artifact]) -> pd.DataFrame:
     """Tidy scores in %, each row saying on what, by what and how it was reached.
 
-    Rule "fixed" is the preset's setting; "oracle" the best one on this very ground truth.
+    Rule "calibrated" is the setting that is best on the photos of `tune`, for this system and seed: the
+    headline. "fixed" is the preset's, the same for all; "oracle" the best one on this very ground truth.
     """
     tables = []
     for artifact in artifacts:
         origin, found = artifact.origin, confusions(study, artifact)["all"]
-        one = score_table(found, artifact.setting, study.data.classes)
+        one = score_table(found, artifact.setting, study.data.classes, calibrated(study, artifact))
         about = {
             "dataset": study.dataset,
             "split": origin.split,
@@ -86,9 +98,10 @@ def table(study: Study, artifacts: Iterable[Artifact]) -> pd.DataFrame:
 def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]) -> pd.DataFrame:
     """How much mIoU `ours` has over `baseline`, with its paired bootstrap interval over photos.
 
-    One row per rule where both sides have a setting: "fixed" and "oracle", whose setting is that of all
-    photos and not chosen again in each resample. Masks have no setting; they are compared with the other
-    side's fixed one only, because an oracle would have an advantage over them.
+    One row per rule where both sides have a setting: "calibrated", each side's own, "fixed" and "oracle",
+    whose setting is that of all photos and not chosen again in each resample. Masks have no setting; they are
+    compared with the other side's headline only (calibrated, or fixed where nothing can be calibrated),
+    because an oracle would have an advantage over them.
 
     Args:
         ours, baseline: one system each, an artifact per seed.
@@ -111,7 +124,9 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
         )
     (split, _), *_ = runs[0]
     counts = [[counts_by_photo(study, artifact) for artifact in side] for side in sides]
-    shared = list(counts[0][0]) if counts[0][0].keys() == counts[1][0].keys() else ["fixed"]
+    shared = list(counts[0][0])
+    if counts[0][0].keys() != counts[1][0].keys():
+        shared = [next(rule for side in counts for rule in side[0] if rule != "none")]
     rows = []
     for rule in shared:
         found = paired_bootstrap(*([c.get(rule, c.get("none")) for c in side] for side in counts))

@@ -34,12 +34,13 @@ PARTS = {1: "discriminative part", 2: "body"}
 Predict = Callable[[str, np.ndarray], np.ndarray]
 
 
-def rules(setting: Setting | None, confusions: np.ndarray) -> dict[str, int]:
-    """Rule -> index of the setting. The oracle looks at the very ground truth it is scored on."""
+def rules(setting: Setting | None, confusions: np.ndarray, calibrated: int | None = None) -> dict[str, int]:
+    """Rule -> index of the setting, the headline first; the oracle looks at the truth it is scored on."""
     if setting is None:
         return {"none": 0}
     best, _ = best_threshold(confusions, setting.values)
-    return {"fixed": setting.fixed, "oracle": setting.values.index(best)}
+    headline = {} if calibrated is None else {"calibrated": calibrated}
+    return headline | {"fixed": setting.fixed, "oracle": setting.values.index(best)}
 
 
 def predictor(artifact: Artifact, num_classes: int) -> Predict:
@@ -95,14 +96,16 @@ def score_photos(
     return totals, sparse.vstack(counts, format="csr")
 
 
-def score_table(confusions: np.ndarray, setting: Setting | None, names: Sequence[str]) -> pd.DataFrame:
-    """Tidy rows rule, setting, class, metric, value (in %), absent, for the fixed and the oracle setting.
+def score_table(
+    confusions: np.ndarray, setting: Setting | None, names: Sequence[str], calibrated: int | None = None
+) -> pd.DataFrame:
+    """Tidy rows rule, setting, class, metric, value (in %), absent, for the setting of each rule.
 
     Class "all" holds the means over the classes but the absent ones, which have neither true nor predicted
     pixels.
     """
     rows = []
-    for rule, index in rules(setting, confusions).items():
+    for rule, index in rules(setting, confusions, calibrated).items():
         chosen = setting.text(index) if setting else ""
         per_class, means = class_scores(confusions[index]), summary(confusions[index])
         absent = " ".join(names[c] for c in absent_classes(confusions[index]))

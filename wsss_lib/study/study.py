@@ -168,6 +168,7 @@ class Study:
         kind: Kind,
         origin: Origin,
         setting: Setting | None = None,
+        on: Callable[[str], Artifact] | None = None,
         trains: bool = False,
     ) -> Artifact:
         """A finished stage, from the cache if it is there; arguments as of `Cache.run` and `Artifact`."""
@@ -176,7 +177,7 @@ class Study:
             name, version, {"dataset": self.dataset, **config}, inputs, work,
             title=title, labels=labels, trains=trains,
         )  # fmt: skip
-        return Artifact(folder.path, folder.key, title, kind, origin, setting)
+        return Artifact(folder.path, folder.key, title, kind, origin, setting, on)
 
     def train(
         self,
@@ -242,21 +243,6 @@ class Study:
         """Multi-scale class activation maps of the present classes; arguments as of `classifier`."""
         return class_response_maps(self, self.classifier(method, seed, rounds), split)
 
-    def training_maps(self, maps: Artifact) -> Artifact:
-        """The training photos' maps of the classifier that made `maps`.
-
-        Raises:
-            ValueError: another study's classifier made maps of other photos, so these are unknown here.
-        """
-        if maps.origin.split == "train":
-            return maps
-        method, seed, rounds = maps.origin.method, maps.origin.seed, maps.origin.rounds
-        if self.classifier(method, seed, rounds).key not in maps.provenance()["inputs"]:
-            raise ValueError(
-                f"The {maps.title} come from a study with other settings; refine them with that study."
-            )
-        return self.response_maps(method, seed, rounds=rounds)
-
     def refine(self, maps: Artifact, by: str = "affinitynet") -> Artifact:
         """Random walk of the maps along affinities that "affinitynet" or "irn" learned from training maps."""
         if by not in REFINEMENTS:
@@ -268,12 +254,16 @@ class Study:
         return masks.masks(self, maps, background, crf)
 
     def pseudo_labels(self, maps: Artifact, crf: bool = True) -> Artifact:
-        """Masks of score maps at the preset's setting, refined by its CRF unless `crf` is off."""
+        """Masks of score maps at their calibrated setting, refined by the preset's CRF unless it is off."""
         return masks.pseudo_labels(self, maps, crf)
 
     def segment(self, labels: Artifact, split: str = "val") -> Artifact:
         """Class probabilities of a segmentation network trained on pseudo labels."""
         return segmentation.segment(self, labels, split)
+
+    def calibrated(self, maps: Artifact) -> int | None:
+        """Index of the setting that is best on the photos of `tune`; see `scores.calibrated`."""
+        return scores.calibrated(self, maps)
 
     # --- scores ------------------------------------------------------------------------------------------
 
