@@ -1,12 +1,12 @@
 """wsss_lib.report.exhibits on papers, notebooks and results of its own, and on the repository's."""
 
-import json
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from wsss_lib.report import exhibits as coverage
+from wsss_lib.study.results import record
 
 SAVES = (
     'study.results.table(rounds, "02_rounds")\nother.table(rounds, "ignored")\nx.results.table(f(1), name)'
@@ -35,9 +35,8 @@ def write_notebook(folder: Path, *tags: str, source: str = SAVES) -> None:
 
 
 def write_provenance(folder: Path, run: str, name: str, finished: str) -> None:
-    path = folder / "results" / run / "provenance" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"finished": finished}))
+    (folder / "results" / run).mkdir(parents=True, exist_ok=True)
+    record(folder / "results" / run / "provenance.json", name, {}, {"finished": finished})
 
 
 def of(folder: Path) -> dict[str, list[list[str]]]:

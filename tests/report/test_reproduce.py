@@ -70,10 +70,14 @@ def test_fingerprint_sees_cells_parameters_and_sources_but_not_outputs(root):
     for source in ("wsss_lib/crf.py", "wsss_lib/presets/quick.yaml", "papers/paper/tables/t.csv"):
         (root / source).write_text("1")
         seen.append(reproduce.fingerprint(notebook, {}))
-    (root / "own.yaml").write_text("1")
+    (root / "own.yaml").write_text("extends: quick")
     seen.append(reproduce.fingerprint(notebook, {"preset": "own.yaml"}))
-    (root / "own.yaml").write_text("2")
+    (root / "own.yaml").write_text("extends: quick\nseeds: [1]\n")
     seen.append(reproduce.fingerprint(notebook, {"preset": "own.yaml"}))
+    weights = {"overrides": {"backbone.weights": "weights.pth"}}
+    seen.append(reproduce.fingerprint(notebook, weights))
+    (root / "weights.pth").write_text("1")
+    seen.append(reproduce.fingerprint(notebook, weights))
     write_notebook(notebook, "1 + 2")
     seen.append(reproduce.fingerprint(notebook, {}))
     assert len(set(seen)) == len(seen)

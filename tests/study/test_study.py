@@ -178,7 +178,7 @@ def test_a_real_dataset_needs_its_root_and_the_scenes_none():
 def test_unknown_method_and_split_name_the_choices(study):
     with pytest.raises(ValueError, match="cam"):
         study.classifier("cams", 0)
-    with pytest.raises(ValueError, match="'train', 'val' or 'test'"):
+    with pytest.raises(ValueError, match="'train', 'tune', 'val' or 'test'"):
         study.response_maps("cam", 0, split="tset")
 
 

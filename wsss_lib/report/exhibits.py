@@ -2,14 +2,13 @@
 
 Nothing is kept by hand. papers/ says what there is. The code cell of a notebook that reproduces one carries
 its name as a tag (`sc_cam/table-3.2`, `mixup_cam/figure-2.5`) and saves what it shows, with
-`study.results.table(..., "02_rounds")` or `study.results.figure(...)`; the provenance under that name says
+`study.results.table(..., "02_rounds")` or `study.results.figure(...)`; `provenance.json` says under that name
 where and when it was run.
 """
 
 import argparse
 import ast
 import difflib
-import json
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pandas as pd
 
 from wsss_lib.report.reproduce import ROOT, cells_of
 from wsss_lib.report.tables import PAPERS
+from wsss_lib.study.results import finished as dates
 
 COLUMNS = ["name", "shows", "why_not", "notebook", "dataset", "preset", "finished"]
 
@@ -94,9 +94,9 @@ def coverage(notebooks: Path = ROOT / "notebooks", results: Path = ROOT / "resul
                 )
             finished = {}
             for name in saved:
-                for path in results.glob(f"*/*/provenance/{name}.json"):
-                    run = path.parts[-4:-2]
-                    finished[run] = max(json.loads(path.read_text())["finished"], finished.get(run, ""))
+                for run in results.glob("*/*"):
+                    if date := dates(run).get(name):
+                        finished[run.parts[-2:]] = max(date, finished.get(run.parts[-2:], ""))
             runs = sorted(finished.items()) or [(("", ""), "")]
             rows += [(tag, notebook.stem, *run, date) for run, date in runs]
     found = pd.DataFrame(rows, columns=["name", *COLUMNS[3:]])

@@ -14,13 +14,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from wsss_lib.config import load_config
+from wsss_lib.config import load_config, read_preset
+from wsss_lib.runtime.digest import content_fingerprint
 from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically, unwritable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,24 +101,31 @@ def assign(notebooks: list[Path], always: Parameters, asked: Parameters) -> dict
 
 
 def fingerprint(notebook: Path, parameters: Parameters) -> str:
-    """SHA-256 of all an executed notebook depends on: its cells, parameters, and the files of `SOURCES`."""
-    content = [[cell["cell_type"], cell["source"]] for cell in cells_of(notebook)]
-    digest = hashlib.sha256(json.dumps([content, parameters], sort_keys=True).encode())
+    """SHA-256 of all an executed notebook depends on, by content: its cells, parameters, the files of
+    `SOURCES`, the data set, and every file that the parameters or the preset name.
+    """
+    cells = [[cell["cell_type"], cell["source"]] for cell in cells_of(notebook)]
     paths = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern)})
-    if str(parameters.get("preset")).endswith(".yaml"):  # a preset of the user's own
-        paths.append(ROOT / parameters["preset"])
-    if root := parameters.get(
-        "root"
-    ):  # lists and classes by content, photos and masks by their folders' dates
-        data = (ROOT / root).resolve()
-        paths += sorted(
-            path for path in data.rglob("*.txt") if "ImageSets" in path.parts or path.name == "classes.txt"
-        )
-        folders = [path for name in ("JPEGImages", "SegmentationClass") for path in data.glob(f"**/{name}")]
-        digest.update(json.dumps([path.stat().st_mtime_ns for path in sorted(folders)]).encode())
-    for path in paths:
-        digest.update(f"\0{_shown(path)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
+    if root := parameters.get("root"):
+        from wsss_lib.data.voc import content_paths  # pandas comes with it, which takes a while
+
+        paths += content_paths(ROOT / root)
+    preset = str(parameters.get("preset", "quick"))
+    settings = [read_preset(ROOT / preset if preset.endswith(".yaml") else preset), parameters]
+    paths += sorted({ROOT / text for text in _texts(settings) if "/" in text or "." in text})
+    content = [cells, settings, [_shown(path) for path in paths], content_fingerprint(paths)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    """Every text in a tree of mappings and sequences."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict):
+        yield from _texts(list(tree.values()))
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from _texts(item)
 
 
 def up_to_date(notebook: Path, stamp: str, folder: Path) -> bool:

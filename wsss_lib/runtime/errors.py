@@ -1,5 +1,7 @@
 """Errors of this library are one sentence, and a notebook shows them as that, without the way to them."""
 
+import dis
+import re
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -25,12 +27,19 @@ def brief(error: BaseException) -> str:
 
 
 def is_sentence(error: BaseException) -> bool:
-    """Whether this library raised the error, here or in a process of a pool, with a sentence of its own."""
+    """Whether a `raise` of this library made the error, here or in a process of a pool: it is then a sentence
+    for the user. An error that something else raised, called by the library, is none.
+    """
     frames = error.__traceback__
     while frames.tb_next:
         frames = frames.tb_next
-    ours = frames.tb_frame.f_code.co_filename.startswith(LIBRARY) or LIBRARY in str(error.__cause__)
-    return ours and str(error).endswith(".") and "\n" not in str(error)
+    code = frames.tb_frame.f_code
+    if code.co_filename.startswith(LIBRARY):
+        return code.co_code[frames.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    elsewhere = re.findall(
+        r'File "(.*)", line \d+, in .*\n +(.*)', str(error.__cause__)
+    )  # as a pool tells it
+    return bool(elsewhere) and elsewhere[-1][0].startswith(LIBRARY) and elsewhere[-1][1].startswith("raise")
 
 
 def _show(

@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from wsss_lib.runtime.cache import environment
-from wsss_lib.runtime.files import save_atomically, unwritable
+from wsss_lib.runtime.files import locked, save_atomically, unwritable
+
+PROVENANCE = "provenance.json"
 
 
 class Results:
@@ -19,26 +21,50 @@ class Results:
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]):
-        self.folder, self.origin = folder, origin
+        self.folder, self.origin = folder, json.loads(json.dumps(origin))
 
     def table(self, table: pd.DataFrame, name: str) -> Path:
-        """Write tables/<name>.csv and provenance/<name>.json."""
+        """Write tables/<name>.csv, and its origin into provenance.json."""
         return self._save(
             "tables", f"{name}.csv", lambda p: table.to_csv(p, index=False, float_format="%.6g")
         )
 
     def figure(self, figure: Figure, name: str) -> Path:
-        """Write figures/<name>.png and provenance/<name>.json."""
+        """Write figures/<name>.png, and its origin into provenance.json."""
         return self._save("figures", f"{name}.png", figure.savefig)
 
     def _save(self, kind: str, name: str, write: Callable[[Path], Any]) -> Path:
         path = self.folder / kind / name
-        provenance = self.folder / "provenance" / f"{path.stem}.json"
-        origin = json.dumps({**self.origin, **environment()}, indent=1)
-        for file, content in ((path, write), (provenance, lambda p: p.write_text(origin))):
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise unwritable(file.parent, error) from error
-            save_atomically(content, file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path.parent, error) from error
+        save_atomically(write, path)
+        with locked(self.folder / f".{PROVENANCE}.lock", "provenance"):
+            record(self.folder / PROVENANCE, path.stem, self.origin, environment())
         return path
+
+
+def record(file: Path, name: str, origin: Mapping[str, Any], environment: dict[str, Any]) -> None:
+    """Note in provenance.json how a result was made.
+
+    The file holds `runs`, by number, each with its origin and environment, once for all results that share
+    them, and `results`: name -> its run, and when it was finished.
+    """
+    known = json.loads(file.read_text()) if file.is_file() else {"runs": {}, "results": {}}
+    finished, run = environment.pop("finished"), {**origin, **environment}
+    numbers = [number for number, other in known["runs"].items() if other == run]
+    number = numbers[0] if numbers else str(1 + max(map(int, known["runs"]), default=0))
+    results = {**known["results"], name: {"run": number, "finished": finished}}
+    used = {result["run"] for result in results.values()}
+    runs = {key: value for key, value in {**known["runs"], number: run}.items() if key in used}
+    text = json.dumps({"runs": runs, "results": dict(sorted(results.items()))}, indent=1)
+    save_atomically(lambda path: path.write_text(text + "\n"), file)
+
+
+def finished(folder: Path) -> dict[str, str]:
+    """When each result in a folder of results was finished, by its name."""
+    file = folder / PROVENANCE
+    if not file.is_file():
+        return {}
+    return {name: result["finished"] for name, result in json.loads(file.read_text())["results"].items()}
