@@ -22,7 +22,7 @@ USABLE     := import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 REPRODUCE  = $(RUN) -m wsss_lib.report.reproduce --preset '$(PRESET)' --dataset '$(DATASET)' \
 	$(if $(ROOT),--root '$(ROOT)') $(if $(CLASSES),--classes $(CLASSES)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(CACHE),--cache '$(CACHE)') $(if $(RESULTS),--results '$(RESULTS)') \
-	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force)
+	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
 .PHONY: help install data reproduce quickstart coverage test lint lab bench lock clean
@@ -33,7 +33,7 @@ help: ## Show this help
 	@echo 'Variables of reproduce and quickstart:'
 	@echo '  PRESET=smoke|quick|standard|paper|FILE.yaml  DATASET=scenes|voc2012|...  ROOT=folder  CLASSES="cat cow"'
 	@echo '  (data reads DATASET=voc2012|coco2014 and DATA=folder, by default data)'
-	@echo '  SEEDS="0 1 2"  NOTEBOOKS="01 02"  CACHE=folder  RESULTS=folder  PARAMETERS="name=value"  FORCE=1'
+	@echo '  SEEDS="0 1 2"  NOTEBOOKS="01 02"  CACHE=folder  RESULTS=folder  PARAMETERS="name=value"  FORCE=1  JOBS=1'
 
 install: $(INSTALLED) ## Create .venv with the locked versions (the other targets do it when needed)
 

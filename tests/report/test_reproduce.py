@@ -31,7 +31,7 @@ def root(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def run(root):
     def main(*arguments: str) -> int:
-        return reproduce.main(["--results", str(root / "results"), *arguments])
+        return reproduce.main(["--results", str(root / "results"), "--jobs", "1", *arguments])
 
     return main
 

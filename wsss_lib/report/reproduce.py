@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from joblib import delayed
 
 from wsss_lib.config import load_config, read_preset
 from wsss_lib.runtime.digest import content_fingerprint
-from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically, unwritable
+from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically, shipped, unwritable
+from wsss_lib.runtime.workers import pool
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = shipped()
 Parameters = dict[str, Any]
 SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/*/tables/*.csv")
 
@@ -184,6 +186,24 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
     failed.unlink(missing_ok=True)
 
 
+def run(notebook: Path, parameters: Parameters, folder: Path, number: str, force: bool) -> Exception | None:
+    """Execute a notebook unless it is up to date, and say so; returns the error of one that failed."""
+    label, started = f"{number} {notebook.stem}", time.monotonic()
+    stamp = fingerprint(notebook, parameters)  # taken before the run: an edit during it is a change
+    try:
+        with locked(folder / f".{notebook.stem}.lock", label):
+            if not force and up_to_date(notebook, stamp, folder):
+                print(f"{label}: up to date", flush=True)
+                return None
+            print(f"{label}: running", flush=True)
+            execute(notebook, parameters, stamp, folder)
+        print(f"{label}: done in {time.monotonic() - started:.0f} s", flush=True)
+    except (NotebookError, OSError) as error:
+        print(f"{label}: failed after {time.monotonic() - started:.0f} s", flush=True)
+        return error
+    return None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 after Ctrl-C."""
     try:
@@ -216,26 +236,17 @@ def _reproduce(options: argparse.Namespace) -> int:
         return 2
 
     os.environ["WSSS_PROGRESS"] = "plain"
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # another one would show no figure
     os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # so that python3 means this one
     study = options.results / options.dataset / Path(options.preset).stem
     remove_leftovers(study, untouched=60)
-    failures = []
-    for number, (notebook, parameters) in enumerate(plan.items(), start=1):
-        label = f"[{number}/{len(plan)}] {notebook.stem}"
-        stamp = fingerprint(notebook, parameters)  # taken before the run: an edit during it is a change
-        started = time.monotonic()
-        try:
-            with locked(study / "notebooks" / f".{notebook.stem}.lock", label):
-                if not options.force and up_to_date(notebook, stamp, study / "notebooks"):
-                    print(f"{label}: up to date", flush=True)
-                    continue
-                print(f"{label}: running", flush=True)
-                execute(notebook, parameters, stamp, study / "notebooks")
-            print(f"{label}: done in {time.monotonic() - started:.0f} s", flush=True)
-        except (NotebookError, OSError) as error:
-            failures.append(error)
-            print(f"{label}: failed after {time.monotonic() - started:.0f} s", flush=True)
-
+    jobs = max(1, min(options.jobs or os.cpu_count(), len(plan)))
+    calls = (
+        delayed(run)(notebook, parameters, study / "notebooks", f"[{number}/{len(plan)}]", options.force)
+        for number, (notebook, parameters) in enumerate(plan.items(), start=1)
+    )
+    # a process each, with its share of the cores; what two of them need, one computes and the other awaits
+    failures = [error for error in pool(jobs, return_as="generator")(calls) if error]
     for name, pattern in (("notebooks", "*.html"), ("tables", "*.csv"), ("figures", "*.png")):
         files = list((study / name).glob(f"[!.]{pattern}"))
         print(f"{name + ':':<10} {_shown(study / name)} ({len(files)} {pattern})")
@@ -257,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=_path, help="where finished stages are kept")
     parser.add_argument("--results", type=_path, default=ROOT / "results", help="default: results")
     parser.add_argument("--parameters", nargs="+", default=[], metavar="KEY=VALUE", help="values in YAML")
+    parser.add_argument("--jobs", type=int, help="notebooks side by side (default: one a core)")
     parser.add_argument("--force", action="store_true", help="run also what is up to date")
     return parser
 

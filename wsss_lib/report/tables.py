@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsss_lib.runtime.files import shipped
 from wsss_lib.statistics import over_seeds
 
-PAPERS = Path(__file__).resolve().parents[2] / "papers"
+PAPERS = shipped() / "papers"
 
 
 def reported(name: str) -> pd.DataFrame:

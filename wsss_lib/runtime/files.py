@@ -16,6 +16,11 @@ HOME = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path()
 UNFINISHED = ".unfinished-"  # in the name of what is being written
 
 
+def shipped() -> Path:
+    """The folder of notebooks/ and papers/: the repository, or the package where it was installed alone."""
+    return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path(__file__).resolve().parents[1]
+
+
 def under_root(path: str | Path) -> Path:
     """Relative paths start at `HOME`, wherever a notebook runs."""
     return HOME / path
