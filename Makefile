@@ -72,8 +72,9 @@ quickstart: $(INSTALLED) ## Run only notebooks/00_quickstart.ipynb
 coverage: $(INSTALLED) ## Show which table and figure of the papers each notebook reproduces, and when
 	@$(RUN) -m wsss_lib.report.exhibits $(if $(RESULTS),--results '$(RESULTS)')
 
-test: $(INSTALLED) ## Run the tests, file by file on two processes
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED) ## Run the tests on two processes; FAST=1 without whole studies, SLOW=1 also full-size networks
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		-m '$(if $(FAST),not whole and not slow,$(if $(SLOW),,not slow))'
 
 lint: $(INSTALLED) ## Check style and format with ruff
 	@$(RUN) -m ruff check && $(RUN) -m ruff format --check

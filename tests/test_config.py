@@ -78,7 +78,7 @@ def test_a_variant_gets_all_values_of_its_method():
     changes = {"epochs": 9, "lambda_ent": 0.5}
     values = {"mixup_cam.variants": {"strong": changes}, "mixup_cam.variant": "strong"}
     plain, strong = load_config("smoke").mixup_cam, load_config("smoke", values).mixup_cam
-    assert strong == plain.model_copy(update=changes)
+    assert strong == plain.model_copy(update=changes | {"variant": "strong"})
     with pytest.raises(ValueError, match=r"mixup_cam\.variant 'weak' must be null or one of \['thesis'\]"):
         load_config("smoke", {"mixup_cam.variant": "weak"})
     with pytest.raises(ValueError, match=r"not valid: mixup_cam\.variants\.thesis\.lambda_con: "):

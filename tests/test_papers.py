@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import wsss_lib
+from wsss_lib.config import merged, read_preset
 from wsss_lib.data.voc import VOC_CLASSES
 from wsss_lib.methods import load_config
 from wsss_lib.report.tables import PAPERS
@@ -142,7 +143,7 @@ def test_every_table_and_figure_of_the_specs_is_here():
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.parent.name)
 def test_cards_name_code_and_settings_that_exist(card):
-    settings = load_config("paper").model_dump()
+    settings = merged(read_preset("paper"), load_config("paper").model_dump())
     package = Path(wsss_lib.__file__).parent
     for name in re.findall(r"`([\w./]+)`", card.read_text()):
         first, *rest = name.split(".")

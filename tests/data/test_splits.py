@@ -52,7 +52,7 @@ def test_the_list_test_is_read_without_labels_and_masks(tiny_voc):
 
 
 def test_an_unknown_split_is_refused(tiny_voc):
-    with pytest.raises(ValueError, match="'train', 'val' or 'test'"):
+    with pytest.raises(ValueError, match="'train', 'tune', 'val' or 'test'"):
         Splits(keep_apart(tiny_voc), None, "masks", None).scored("tset")
 
 

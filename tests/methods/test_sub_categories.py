@@ -16,7 +16,7 @@ from wsss_lib.methods.sc_cam import SCCAM
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
-pytestmark = pytest.mark.filterwarnings("ignore:Class .* photos for .* sub-categories")
+pytestmark = [pytest.mark.whole, pytest.mark.filterwarnings("ignore:Class .* photos for .* sub-categories")]
 SMALL = {
     "scenes.train": 12, "scenes.val": 2, "classifier.epochs": 1, "maps.scales": [1.0], "processes": 1,
     "sc_cam.variant": "thesis", "sc_cam.variants.thesis.head_channels": None,

@@ -19,6 +19,8 @@ from wsss_lib.models.trainable import Clock
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 HERE = {"workers": 0, "processes": 1}
 
 

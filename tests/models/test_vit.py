@@ -271,7 +271,9 @@ def test_input_is_what_the_weights_expect():
 def test_a_cam_stands_on_tokens(name):
     model = CAM(build_backbone(name, 16, RANDOM), 4)
     assert model.class_maps(photos(2, 3, 50, 33)).shape == (2, 4, 4, 3)
-    loss = model.training_step({"image": photos(2, 3, 48, 48), "label": torch.eye(4)[:2]}, 0)["loss"]
+    loss = model.training_step({"image": photos(2, 3, 48, 48), "label": torch.eye(4)[:2]}, START, "train")[
+        "loss"
+    ]
     loss.backward()
     missing = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
     assert not missing

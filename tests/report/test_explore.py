@@ -12,6 +12,8 @@ from wsss_lib.data.masks import load_mask
 from wsss_lib.refinement.masks import Background
 from wsss_lib.report import explore
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 # after so short a training random weights leave many maps empty, and at the preset's beta nothing walks
 LIVELY = {"backbone.weights": "imagenet", "walk.beta": 1}
 

@@ -11,6 +11,8 @@ import pytest
 
 from wsss_lib.report import reproduce
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 
 def write_notebook(path: Path, *cells: str, parameters: str = "preset = 'none'\ncount = 1") -> None:
     tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})

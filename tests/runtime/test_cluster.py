@@ -15,6 +15,8 @@ from wsss_lib.data.masks import load_mask
 from wsss_lib.refinement.masks import Background, over_processes, write_mask
 from wsss_lib.score_maps import ScoreMaps
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 distributed = pytest.importorskip(
     "distributed", reason="the extra is not installed: pip install 'wsss-lib[cluster]'"
 )

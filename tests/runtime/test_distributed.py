@@ -14,6 +14,8 @@ import torch
 import two_processes
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 LAUNCH = (
     "--multi_gpu --num_processes=2 --num_machines=1 --main_process_port=0 "
     "--mixed_precision=no --dynamo_backend=no"

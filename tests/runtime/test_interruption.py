@@ -19,6 +19,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 KILLS = int(os.environ.get("WSSS_KILLS", "6"))
 SEED = int(os.environ.get("WSSS_KILL_SEED", "0"))
 REPOSITORY = Path(__file__).parents[2]

@@ -28,6 +28,7 @@ from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.segmentation import segmentation_net
 from wsss_lib.study.study import Study
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
 REPOSITORY = Path(__file__).parents[2]
 HERE = {"workers": 0, "processes": 1}  # quicker for eight photos
 CASES: dict[str, tuple[Callable[[Path], object], bool]] = {}
@@ -467,12 +468,6 @@ def _(folder):
     voc_study(folder).classifier("cams", 0)
 
 
-@case("Maps are refined with the study of other settings", study=True)
-def _(folder):
-    study = tiny_study(folder, **HERE)
-    study.varied({"classifier.epochs": 4}).refine(study.response_maps("cam", 0, "val"))
-
-
 @case("The weights file is missing")
 def _(folder):
     voc_study(folder, **{"backbone.weights": str(folder / "weights.pth")}).classifier("cam", 0)
@@ -711,6 +706,7 @@ from PIL import Image
 
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.refinement.masks import Background, over_processes, write_marginals
+
 
 folder, inside = Path(sys.argv[1]), Path(sys.argv[2])
 jobs = [

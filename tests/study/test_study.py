@@ -12,6 +12,8 @@ from wsss_lib.refinement.masks import Background
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
+pytestmark = pytest.mark.whole  # see pyproject.toml
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
