@@ -1,17 +1,21 @@
 """Figures with labelled axes, colour-blind palette. Functions return the figure, none shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from wsss_lib.statistics import LEVEL
 
 VOID = (0.88, 0.88, 0.88)
+HEAT = "inferno"
+OKABE_ITO = ("#E69F00", "#56B4E9", "#F0E442", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+"""Okabe and Ito, Color Universal Design, 2008, without black."""
+HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo", "++++", "\\\\\\\\", "**", "OO", "/.")
 
 
 def set_style() -> None:
@@ -23,65 +27,37 @@ def set_style() -> None:
         "savefig.bbox": "tight",  # no label or legend is cut off
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "hatch.linewidth": 0.6,
     }
 
 
 def class_colours(count: int) -> np.ndarray:
-    """(count, 3) RGB in [0, 1] for class ids 0..count-1; background is black."""
-    palette = sns.color_palette("colorblind", 10) if count <= 11 else sns.color_palette("husl", count - 1)
-    return np.array([(0, 0, 0), *palette[: count - 1]])
+    """(count, 3) RGB in [0, 1] for class ids 0..count-1; background is black.
+
+    Okabe and Ito's seven, in an order in which neighbours, also the last and the first, are more than 50
+    apart in CIELAB under full deuteranopia (any two 17). They come again after seven classes, under the next
+    of `class_hatches`.
+    """
+    return np.array([(0, 0, 0), *(to_rgb(OKABE_ITO[i % len(OKABE_ITO)]) for i in range(count - 1))])
+
+
+def class_hatches(count: int) -> list[str]:
+    """Hatches of class ids 0..count-1: none for background and seven classes, another for each seven more."""
+    return ["", *(HATCHES[i // len(OKABE_ITO) % len(HATCHES)] for i in range(count - 1))]
 
 
 def overlay_map(photo: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Photo (H, W, 3) uint8 under a heat map of response (H, W) in [0, 1] -> (H, W, 3) in [0, 1]."""
-    heat = plt.get_cmap("inferno")(np.clip(response, 0, 1))[..., :3]
-    return 0.4 * photo / 255 + 0.6 * heat
+    """Photo (H, W, 3) uint8, grey, under a heat map of response (H, W) in [0, 1] -> (H, W, 3) in [0, 1]."""
+    heat = plt.get_cmap(HEAT)(np.clip(response, 0, 1))[..., :3]
+    return 0.3 * photo.mean(2, keepdims=True) / 255 + 0.7 * heat
 
 
 def overlay_mask(photo: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
     """Photo (H, W, 3) uint8 under the class colours of mask (H, W); void is grey, background the photo."""
     colours = np.concatenate([class_colours(classes), np.tile(VOID, (256 - classes, 1))])
     grey = photo.mean(2, keepdims=True) / 255
-    shown = 0.35 * grey + 0.65 * colours[mask]
+    shown = 0.3 * grey + 0.7 * colours[mask]
     return np.where((mask == 0)[..., None], photo / 255, shown)
-
-
-def picture_grid(
-    pictures: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] = (), width: float = 2.2
-) -> Figure:
-    """One row per mapping of title -> picture; class names (background first) give a legend.
-
-    Pictures are (H, W, 3) in [0, 1] or uint8. Titles stand above the first row; a row is as high as its first
-    picture of `width` inches, an upright one as high as it is wide.
-    """
-    titles = list(pictures[0])
-    sizes = [next(iter(row.values())).shape for row in pictures]
-    heights = [min(height / breadth, 1) for height, breadth, _ in sizes]
-    figure, axes = plt.subplots(
-        len(pictures), len(titles), squeeze=False, layout="constrained", height_ratios=heights,
-        figsize=(width * len(titles), width * sum(heights) + 0.6),
-    )  # fmt: skip
-    for row, pictured in zip(axes, pictures, strict=True):
-        for axis, title in zip(row, titles, strict=True):
-            axis.imshow(pictured[title])
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    if names:
-        colours = class_colours(len(names))
-        handles = [Patch(color=colours[i], label=name) for i, name in enumerate(names) if i]
-        handles.append(Patch(color=VOID, label="void / undecided"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=8)
-    return figure
-
-
-def caption(figure: Figure, texts: Sequence[str]) -> None:
-    """Write into the lower left corner of each picture of a grid, row by row; "" leaves one bare."""
-    for axis, text in zip(figure.axes, texts, strict=True):
-        axis.text(
-            0.02, 0.03, text, transform=axis.transAxes, fontsize=7, color="white",
-            bbox={"facecolor": "black", "alpha": 0.6 if text else 0, "pad": 1.5, "linewidth": 0},
-        )  # fmt: skip
 
 
 def sweep_curves(
