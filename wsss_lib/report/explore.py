@@ -23,6 +23,7 @@ from wsss_lib.refinement.affinitynet import affinity_net, photo_affinity, walked
 from wsss_lib.refinement.masks import Background, marginals, with_background
 from wsss_lib.report.pictures import Cell, Heat, Painted, Picture
 from wsss_lib.report.pictures import page as draw_page
+from wsss_lib.report.selection import present_classes
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
@@ -130,6 +131,22 @@ def grid(study: Study, method: str, id: str, rows: Mapping[str, Controls]) -> Fi
     return draw_page(cells, list(shown[0]), names, notes)
 
 
+def sample_settings(preset: Controls) -> dict[str, Controls]:
+    """Title -> settings on the way to the preset's: three thresholds, few and all steps, a stronger
+    background, and at last the CRF.
+    """
+    plain, walk = replace(preset, steps=0, crf=False), replace(preset, crf=False)
+    settings = [replace(plain, threshold=share * plain.threshold) for share in (0.5, 1, 1.5)]
+    settings += [replace(walk, steps=4), walk, replace(walk, alpha=walk.alpha / 2), preset]
+    return {_title(one): one for one in settings}
+
+
+def _title(settings: Controls) -> str:
+    """ "threshold 0.3" or "128 steps, alpha 3", and whether with a CRF."""
+    walk = f"{settings.steps} steps, alpha {settings.alpha:g}"
+    return (walk if settings.steps else f"threshold {settings.threshold:g}") + ",\nCRF" * settings.crf
+
+
 def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
     """Controls over the pictures that they change; the study's pseudo label is what it begins with.
 
@@ -174,11 +191,7 @@ def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
 def _photos(study: Study) -> list[tuple[str, str]]:
     """("id: its classes", id) of the training photos that have a mask."""
     data = study.data.train
-    named = {
-        id: [name for name, here in zip(data.classes, data.label(id), strict=True) if here]
-        for id in study.data.scored("train")
-    }
-    return [(f"{id}: {', '.join(present)}", id) for id, present in named.items()]
+    return [(f"{id}: {', '.join(present_classes(data, id))}", id) for id in study.data.scored("train")]
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,6 +1,7 @@
 """Figures with labelled axes, colour-blind palette. Functions return the figure, none shows it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,7 +62,12 @@ def overlay_mask(photo: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarra
 
 
 def sweep_curves(
-    table: pd.DataFrame, x: str, value: str, marks: Mapping[str, float] | None = None, log: bool = False
+    table: pd.DataFrame,
+    x: str,
+    value: str,
+    marks: Mapping[str, float] | None = None,
+    log: bool = False,
+    limits: tuple[float, float] = (0, 100),
 ) -> Figure:
     """Lines of every column of `table` over its index.
 
@@ -69,6 +75,7 @@ def sweep_curves(
         table: index is the swept setting, columns are the series, values in %.
         x, value: axis labels.
         marks: vertical lines, label -> position.
+        log: settings at distances of their ratios; limits: of the values.
     """
     figure, axis = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
     for (name, series), style in zip(table.items(), ("-", "--", "-.", ":", "-", "--"), strict=False):
@@ -81,7 +88,7 @@ def sweep_curves(
         axis.set_xscale("log", base=2)
         axis.set_xticks(table.index, [f"{v:g}" for v in table.index])
         axis.minorticks_off()
-    axis.set(xlabel=x, ylabel=value, ylim=(0, 100))
+    axis.set(xlabel=x, ylabel=value, ylim=limits)
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -169,4 +176,60 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def loss_curves(
+    histories: Mapping[str, pd.DataFrame],
+    losses: Mapping[str, str],
+    bounds: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
+    """Several losses of several networks over the epochs, a panel a loss.
+
+    Args:
+        histories: network -> columns epoch and `losses`.
+        losses: column -> name of its axis.
+        bounds: column -> values that it cannot pass, as grey lines.
+    """
+    figure, axes = plt.subplots(
+        1, len(losses), figsize=(3.2 * len(losses) + 2.4, 3), squeeze=False, layout="constrained"
+    )
+    for axis, (column, title) in zip(axes[0], losses.items(), strict=True):
+        styles = cycle(("o-", "s--", "^-.", "d:"))
+        for (name, history), style in zip(histories.items(), styles, strict=False):
+            axis.plot(history["epoch"], history[column], style, markersize=4, label=name)
+        for bound in (bounds or {}).get(column, ()):
+            axis.axhline(bound, color="0.6", linewidth=1)
+        axis.set(xlabel="epoch", ylabel=title)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, -1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def level_lines(figure: Figure, levels: Mapping[str, float], name: str) -> None:
+    """Dotted lines at the level of each curve's own reference, in its colour: label of the curve -> level."""
+    axis = figure.axes[0]
+    curves = {line.get_label(): line.get_color() for line in axis.lines}
+    for label, level in levels.items():
+        axis.axhline(level, color=curves[label], linestyle=":", linewidth=1, label=f"{name}, {label}")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def gain_scatter(gain: pd.DataFrame, marked: Sequence[str], x: str, y: str) -> Figure:
+    """Each photo's gain before and after a stage; on the dashed line the stage leaves it as it is.
+
+    Args:
+        gain: index photo, two columns, in points; marked: photos that stand out; x, y: names of the axes.
+    """
+    first, second = gain.columns
+    limit = 1.05 * max(gain.abs().to_numpy().max(), 1e-3)
+    figure, axis = plt.subplots(figsize=(5.4, 4.2), layout="constrained")
+    axis.axline((0, 0), slope=1, color="0.3", linestyle="--", linewidth=1, label="gain left as it is")
+    axis.scatter(gain[first], gain[second], s=10, color="0.6", label="photo")
+    chosen = gain.loc[list(marked)]
+    axis.scatter(chosen[first], chosen[second], s=40, marker="^", color="C1", label="shown below")
+    for line in (axis.axhline, axis.axvline):
+        line(0, color="0.8", linewidth=0.8, zorder=0)
+    axis.set(xlabel=x, ylabel=y, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -15,7 +15,7 @@ from wsss_lib.metrics import summary
 from wsss_lib.runtime.cache import arrays
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.progress import report
-from wsss_lib.statistics import LEVEL, paired_bootstrap
+from wsss_lib.statistics import LEVEL, paired_bootstrap, verdict
 from wsss_lib.study.scoring import MEANS, part_recall, predictor, rules, score_photos, score_table
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
     Returns:
         Columns dataset, split, photos, system, against, rule, seeds (how many), difference (in points of
         mIoU, mean over seeds), "95% low", "95% high", std (of the difference over seeds; NaN of one) and
-        verdict ("improves", "worsens" or "no difference shown").
+        verdict (what `statistics.verdict` allows to say).
 
     Raises:
         ValueError: a side of several systems, or sides that differ in split or seeds.
@@ -112,14 +112,14 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
     (split, _), *_ = runs[0]
     counts = [[counts_by_photo(study, artifact) for artifact in side] for side in sides]
     shared = list(counts[0][0]) if counts[0][0].keys() == counts[1][0].keys() else ["fixed"]
-    rows = []
+    rows, photos = [], len(study.data.scored(split))
     for rule in shared:
         found = paired_bootstrap(*([c.get(rule, c.get("none")) for c in side] for side in counts))
         rows.append(
             {
                 "dataset": study.dataset,
                 "split": split,
-                "photos": len(study.data.scored(split)),
+                "photos": photos,
                 "system": systems[0][0],
                 "against": systems[1][0],
                 "rule": rule,
@@ -128,7 +128,7 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
                 f"{LEVEL:.0%} low": 100 * found.low,
                 f"{LEVEL:.0%} high": 100 * found.high,
                 "std": 100 * found.std,
-                "verdict": found.verdict,
+                "verdict": verdict(found.value, found.low, found.high, found.std, len(sides[0]), photos),
             }
         )
     return pd.DataFrame(rows)
