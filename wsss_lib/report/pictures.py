@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from wsss_lib.data.masks import IGNORE
 from wsss_lib.report.plots import HEAT, VOID, class_colours, class_hatches, overlay_map, overlay_mask
@@ -149,5 +150,9 @@ def _legend(cells: Sequence[Cell], names: Sequence[str]) -> list[Patch | Line2D]
             Patch(facecolor=VOID, label="void / undecided", **plain),
         ]
     if any(getattr(cell, "truth", None) is not None for cell in cells):
-        handles.append(Line2D([], [], color="0.4", linewidth=1.5, label="outline: ground truth"))
+        (around, dark), (inside, light) = OUTLINE
+        effects = [withStroke(linewidth=around, foreground=dark)]
+        handles.append(
+            Line2D([], [], color=light, linewidth=inside, path_effects=effects, label="outline: ground truth")
+        )
     return handles

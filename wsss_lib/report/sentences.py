@@ -149,9 +149,9 @@ def of_trust(table: pd.DataFrame) -> str:
     lost = table["as background"].iloc[1:].drop("all foreground").dropna()
     return (
         f"Trusted as foreground: {foreground['precision']:.0f} % right; as background: "
-        f"{background['precision']:.0f} % right. Of all foreground pixels {foreground['undecided']:.0f} % "
-        f"are undecided and {foreground['as background']:.0f} % taught as background; most of {lost.idxmax()}, "
-        f"{lost.max():.0f} %."
+        f"{background['precision']:.0f} % right. Of all foreground {foreground['undecided']:.0f} % "
+        f"are undecided and {foreground['as background']:.0f} % taught as background; most of "
+        f"{lost.idxmax()}, {lost.max():.0f} %."
     )
 
 
