@@ -173,6 +173,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     )
     for axis, (title, history) in zip(axes[0], histories.items(), strict=True):
         axis.plot(history["epoch"], history["loss"], marker="o")
+        axis.margins(y=0.1)
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
