@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -129,6 +130,17 @@ def grid(study: Study, method: str, id: str, rows: Mapping[str, Controls]) -> Fi
     ]
     notes = [f"{title}\nIoU {view.mean_iou:.0f} %" for title, view in zip(rows, views, strict=True)]
     return draw_page(cells, list(shown[0]), names, notes)
+
+
+def iou_of_settings(study: Study, method: str, id: str, rows: Mapping[str, Controls]) -> pd.Series:
+    """Mean IoU in % of one photo at several settings, by their titles in one line."""
+    photo, count = subject(study, method, id), len(study.data.classes)
+    return pd.Series(
+        {
+            title.replace("\n", " "): look(photo, settings, study.config, count).mean_iou
+            for title, settings in rows.items()
+        }
+    )
 
 
 def sample_settings(preset: Controls) -> dict[str, Controls]:
