@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import jaccard_score
 
 from wsss_lib.metrics import confusion_matrix, summary
-from wsss_lib.statistics import mean_iou_of_counts, over_seeds, paired_bootstrap, photo_counts
+from wsss_lib.statistics import mean_iou_of_counts, over_seeds, paired_bootstrap, photo_counts, verdict
 
 CLASSES = 4
 
@@ -88,7 +88,29 @@ def test_interval_agrees_with_scipys_bootstrap():
     assert [found.low, found.high] == pytest.approx([expected.low, expected.high], abs=0.08 * width)
 
 
-def test_verdicts_of_equal_better_and_worse_systems():
+@pytest.mark.parametrize(
+    ("difference", "interval", "std", "seeds", "photos", "expected"),
+    [
+        (2.0, (0.5, 3.5), 0.9, 3, 50, "improves"),
+        (-2.0, (-3.5, -0.5), 0.9, 3, 50, "worsens"),
+        (2.0, (0.5, 3.5), 1.0, 3, 50, "no difference shown"),  # not larger than two standard deviations
+        (-2.0, (-3.5, -0.5), 1.0, 3, 50, "no difference shown"),
+        (2.0, (0.0, 4.0), 0.1, 3, 50, "no difference shown"),  # 0 lies in the interval
+        (-2.0, (-4.0, 0.0), 0.1, 3, 50, "no difference shown"),
+        (0.0, (0.0, 0.0), 0.0, 3, 50, "no difference shown"),
+        (2.0, (0.5, 3.5), np.nan, 1, 400, "one seed, not a verdict"),
+        (0.1, (-0.5, 0.7), np.nan, 1, 400, "one seed, not a verdict"),
+        (9.0, (8.0, 10.0), 0.1, 3, 49, "fewer than 50 photos, not a verdict"),
+        (9.0, (8.0, 10.0), np.nan, 1, 49, "fewer than 50 photos, not a verdict"),
+    ],
+)  # fmt: skip
+def test_a_verdict_needs_photos_seeds_an_interval_and_a_difference_beyond_the_seeds(
+    difference, interval, std, seeds, photos, expected
+):
+    assert verdict(difference, *interval, std, seeds, photos) == expected
+
+
+def test_intervals_of_equal_better_and_worse_systems():
     found = confusions(np.random.default_rng(3), 30, 0.6)
     better = found.copy()
     for photo in better:  # of each class a tenth of the misses are hits
@@ -96,9 +118,8 @@ def test_verdicts_of_equal_better_and_worse_systems():
         photo += np.diag(moved.sum(1)) - moved
     plain, gain = [sheets(found)] * 3, [sheets(better)] * 3
     same = paired_bootstrap(plain, plain)
-    assert (same.value, same.low, same.high, same.verdict) == (0, 0, 0, "no difference shown")
+    assert (same.value, same.low, same.high) == (0, 0, 0)
     up, down = paired_bootstrap(gain, plain), paired_bootstrap(plain, gain)
-    assert (up.verdict, down.verdict) == ("improves", "worsens")
     assert 0 < up.low < up.value < up.high
     np.testing.assert_allclose([down.low, down.high], [-up.high, -up.low])
     # pairing shows what two intervals of their own could not: the photos differ more than the systems

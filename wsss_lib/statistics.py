@@ -14,6 +14,8 @@ from scipy import sparse
 
 RESAMPLES = 2000
 LEVEL = 0.95
+LEAST_PHOTOS = 50
+"""Below it a percentile interval over photos is too narrow to decide anything."""
 CHUNK = 64  # resamples at a time: their weights of COCO's 82,081 photos are 42 MB
 
 
@@ -47,12 +49,28 @@ class Difference:
         """Of the difference over seeds, ddof = 1; NaN of a single seed."""
         return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else np.nan
 
-    @property
-    def verdict(self) -> str:
-        """What the interval allows to say of ours."""
-        if self.low > 0:
-            return "improves"
-        return "worsens" if self.high < 0 else "no difference shown"
+
+def verdict(difference: float, low: float, high: float, std: float, seeds: int, photos: int) -> str:
+    """What may be said of a difference of two scores, all in one unit.
+
+    It "improves" or "worsens" only if its interval over photos excludes 0 *and* it is larger than twice its
+    standard deviation over seeds: on another processor training alone moves a score by as much as many gains.
+
+    Args:
+        low, high: of the interval over photos; std: over the seeds, which one seed does not have.
+
+    >>> verdict(2.0, 0.5, 3.5, 0.4, seeds=3, photos=400)
+    'improves'
+    >>> verdict(2.0, 0.5, 3.5, 1.1, seeds=3, photos=400)
+    'no difference shown'
+    """
+    if photos < LEAST_PHOTOS:
+        return f"fewer than {LEAST_PHOTOS} photos, not a verdict"
+    if seeds < 2:
+        return "one seed, not a verdict"
+    if low <= 0 <= high or abs(difference) <= 2 * std:
+        return "no difference shown"
+    return "improves" if difference > 0 else "worsens"
 
 
 def paired_bootstrap(

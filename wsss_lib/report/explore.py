@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -21,7 +22,9 @@ from wsss_lib.metrics import class_scores, confusion_matrix
 from wsss_lib.random_walk import Offsets
 from wsss_lib.refinement.affinitynet import affinity_net, photo_affinity, walked_scores
 from wsss_lib.refinement.masks import Background, marginals, with_background
-from wsss_lib.report import plots
+from wsss_lib.report.pictures import Cell, Heat, Painted, Picture
+from wsss_lib.report.pictures import page as draw_page
+from wsss_lib.report.selection import present_classes
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
@@ -102,25 +105,58 @@ def look(photo: Subject, settings: Controls, config: Config, classes: int) -> Vi
     return View(response / max(response.max(), 1e-5), mask, (100 * iou).to_dict())
 
 
-def pictures(photo: Subject, view: View, classes: int) -> dict[str, np.ndarray]:
-    """Title -> picture: photo, map, mask, ground truth."""
+def pictures(photo: Subject, view: View, names: Sequence[str]) -> dict[str, Cell]:
+    """Title -> cell: photo, map (the best of its classes at each pixel), mask, ground truth."""
+    mapped = " or ".join(names[c] for c in photo.maps.classes if c)
     return {
-        "photo": photo.image,
-        "map": plots.overlay_map(photo.image, view.response),
-        "mask": plots.overlay_mask(photo.image, view.mask, classes),
-        "ground truth": plots.overlay_mask(photo.image, photo.truth, classes),
+        "photo": Picture(photo.image),
+        "map": Heat(photo.image, view.response, mapped),
+        "mask": Painted(photo.image, view.mask, photo.truth),
+        "ground truth": Painted(photo.image, photo.truth, photo.truth),
     }
 
 
 def grid(study: Study, method: str, id: str, rows: Mapping[str, Controls]) -> Figure:
-    """One photo at several settings, a row each, with its title and the photo's mean IoU on the left."""
+    """One photo at several settings, a row each, with its title and the photo's mean IoU on the left.
+
+    Photo and truth, which no setting changes, stand in the first row alone.
+    """
     photo, names = subject(study, method, id), study.data.classes
     views = [look(photo, settings, study.config, len(names)) for settings in rows.values()]
-    figure = plots.picture_grid([pictures(photo, view, len(names)) for view in views], names)
-    for title, view, axis in zip(rows, views, figure.axes[::4], strict=True):
-        text = f"{title}\nIoU {view.mean_iou:.0f} %"
-        axis.text(-0.04, 0.5, text, transform=axis.transAxes, fontsize=8, ha="right", va="center")
-    return figure
+    shown = [pictures(photo, view, names) for view in views]
+    cells = [
+        [None if place and title in ("photo", "ground truth") else cell for title, cell in row.items()]
+        for place, row in enumerate(shown)
+    ]
+    notes = [f"{title}\nIoU {view.mean_iou:.0f} %" for title, view in zip(rows, views, strict=True)]
+    return draw_page(cells, list(shown[0]), names, notes)
+
+
+def iou_of_settings(study: Study, method: str, id: str, rows: Mapping[str, Controls]) -> pd.Series:
+    """Mean IoU in % of one photo at several settings, by their titles in one line."""
+    photo, count = subject(study, method, id), len(study.data.classes)
+    return pd.Series(
+        {
+            title.replace("\n", " "): look(photo, settings, study.config, count).mean_iou
+            for title, settings in rows.items()
+        }
+    )
+
+
+def sample_settings(preset: Controls) -> dict[str, Controls]:
+    """Title -> settings on the way to the preset's: three thresholds, few and all steps, a stronger
+    background, and at last the CRF.
+    """
+    plain, walk = replace(preset, steps=0, crf=False), replace(preset, crf=False)
+    settings = [replace(plain, threshold=share * plain.threshold) for share in (0.5, 1, 1.5)]
+    settings += [replace(walk, steps=4), walk, replace(walk, alpha=walk.alpha / 2), preset]
+    return {_title(one): one for one in settings}
+
+
+def _title(settings: Controls) -> str:
+    """ "threshold 0.3" or "128 steps, alpha 3", and whether with a CRF."""
+    walk = f"{settings.steps} steps, alpha {settings.alpha:g}"
+    return (walk if settings.steps else f"threshold {settings.threshold:g}") + ",\nCRF" * settings.crf
 
 
 def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
@@ -153,7 +189,8 @@ def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
     def show(photo: str, method: str, **settings: Any) -> None:
         chosen = find(method, photo)
         view = look(chosen, Controls(**settings), config, len(names))
-        picture.value = _png(plots.picture_grid([pictures(chosen, view, len(names))], names, width=3))
+        shown = pictures(chosen, view, names)
+        picture.value = _png(draw_page([list(shown.values())], list(shown), names, width=3))
         each = ", ".join(f"{names[c]} {value:.0f}" for c, value in view.iou.items())
         scores.value = f"IoU on this photo: <b>{view.mean_iou:.1f} %</b> ({each})"
         controls["threshold"].disabled = settings["steps"] > 0
@@ -166,11 +203,7 @@ def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
 def _photos(study: Study) -> list[tuple[str, str]]:
     """("id: its classes", id) of the training photos that have a mask."""
     data = study.data.train
-    named = {
-        id: [name for name, here in zip(data.classes, data.label(id), strict=True) if here]
-        for id in study.data.scored("train")
-    }
-    return [(f"{id}: {', '.join(present)}", id) for id, present in named.items()]
+    return [(f"{id}: {', '.join(present_classes(data, id))}", id) for id in study.data.scored("train")]
 
 
 def _png(figure: Figure) -> bytes:

@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt
+from scipy.stats import ttest_rel
 
-from wsss_lib.data.masks import IGNORE
+from wsss_lib.artifacts import Artifact
+from wsss_lib.data.masks import IGNORE, load_mask
+from wsss_lib.statistics import LEVEL
+from wsss_lib.study.study import Study
 
 BORDER = 0.02
 """Half the width of a border in diagonals of the photo, as in Boundary IoU (Cheng et al., CVPR 2021)."""
@@ -70,3 +74,71 @@ def clearest(
         margin = 2 * photos[kind] - photos.sum(axis=1)
         found += [(kind, photo) for photo in margin.nlargest(each).index]
     return found
+
+
+def mistakes_by_photo(study: Study, masks: Mapping[str | tuple[str, ...], Artifact]) -> pd.DataFrame:
+    """`failure_shares` of every scored photo: a row for each photo and key of `masks`, photo by photo.
+
+    Args:
+        masks: key -> masks of one split.
+
+    Returns:
+        Index the keys' levels, then photo; a column for each kind, in %.
+    """
+    (split,) = {made.origin.split for made in masks.values()}
+    data, rows = study.data.dataset(split), {}
+    for id in study.data.scored(split):
+        truth = data.mask(id)
+        near = near_border(truth)
+        for key, made in masks.items():
+            place = (*key, id) if isinstance(key, tuple) else (key, id)
+            rows[place] = failure_shares(load_mask(made.file(f"{id}.png")), truth, near)
+    return pd.DataFrame(rows).T
+
+
+def mistakes_compared(wrong: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Mean shares of each kind beside those of a baseline, with the t interval of the mean difference.
+
+    Args:
+        wrong: as of `mistakes_by_photo`, with index levels masks of, method, photo; at least two photos.
+        baseline: the method that the others with the same masks are compared with, photo by photo.
+
+    Returns:
+        Columns masks of, method, kind, "<baseline>'s", its own, difference, "95% low", "95% high".
+    """
+    columns = [
+        "masks of", "method", "kind", f"{baseline}'s", "its own", "difference", f"{LEVEL:.0%} low",
+        f"{LEVEL:.0%} high",
+    ]  # fmt: skip
+    rows, ordered = [], wrong.sort_index()
+    for stage, method in wrong.index.droplevel("photo").unique():
+        if method == baseline:
+            continue
+        plain, own = ordered.loc[stage, baseline], ordered.loc[stage, method]
+        for kind in wrong:
+            interval = ttest_rel(own[kind], plain[kind]).confidence_interval(LEVEL)
+            means = plain[kind].mean(), own[kind].mean()
+            rows.append((stage, method, kind, *means, means[1] - means[0], *interval))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def shown_mistakes(study: Study, masks: Artifact, chosen: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """Photo -> mask (H, W) of its wrong pixels of the kinds it is chosen for, as (kind, photo).
+
+    A pixel of missed foreground has the class that is missing, noise the class that it is taken for.
+    """
+    data, found = study.data.dataset(masks.origin.split), {}
+    for kind, id in chosen:
+        truth, mask = data.mask(id), load_mask(masks.file(f"{id}.png"))
+        pixels = failure_kinds(mask, truth, near_border(truth))[kind]
+        found[id] = np.where(pixels, np.where(truth > 0, truth, mask), found.get(id, 0))
+    return found
+
+
+def mistake_notes(chosen: Sequence[tuple[str, str]], shares: pd.DataFrame) -> dict[str, str]:
+    """Photo -> "missing parts: 12 %", a line for each kind that it is chosen for."""
+    notes: dict[str, str] = {}
+    for kind, id in chosen:
+        line = f"{kind}:\n{shares.loc[id, kind]:.0f} %"
+        notes[id] = f"{notes[id]}\n{line}" if id in notes else line
+    return notes

@@ -1,17 +1,22 @@
 """Figures with labelled axes, colour-blind palette. Functions return the figure, none shows it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from wsss_lib.statistics import LEVEL
 
 VOID = (0.88, 0.88, 0.88)
+HEAT = "inferno"
+OKABE_ITO = ("#E69F00", "#56B4E9", "#F0E442", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+"""Okabe and Ito, Color Universal Design, 2008, without black."""
+HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo", "++++", "\\\\\\\\", "**", "OO", "/.")
 
 
 def set_style() -> None:
@@ -23,69 +28,46 @@ def set_style() -> None:
         "savefig.bbox": "tight",  # no label or legend is cut off
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "hatch.linewidth": 0.6,
     }
 
 
 def class_colours(count: int) -> np.ndarray:
-    """(count, 3) RGB in [0, 1] for class ids 0..count-1; background is black."""
-    palette = sns.color_palette("colorblind", 10) if count <= 11 else sns.color_palette("husl", count - 1)
-    return np.array([(0, 0, 0), *palette[: count - 1]])
+    """(count, 3) RGB in [0, 1] for class ids 0..count-1; background is black.
+
+    Okabe and Ito's seven, in an order in which neighbours, also the last and the first, are more than 50
+    apart in CIELAB under full deuteranopia (any two 17). They come again after seven classes, under the next
+    of `class_hatches`.
+    """
+    return np.array([(0, 0, 0), *(to_rgb(OKABE_ITO[i % len(OKABE_ITO)]) for i in range(count - 1))])
+
+
+def class_hatches(count: int) -> list[str]:
+    """Hatches of class ids 0..count-1: none for background and seven classes, another for each seven more."""
+    return ["", *(HATCHES[i // len(OKABE_ITO) % len(HATCHES)] for i in range(count - 1))]
 
 
 def overlay_map(photo: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Photo (H, W, 3) uint8 under a heat map of response (H, W) in [0, 1] -> (H, W, 3) in [0, 1]."""
-    heat = plt.get_cmap("inferno")(np.clip(response, 0, 1))[..., :3]
-    return 0.4 * photo / 255 + 0.6 * heat
+    """Photo (H, W, 3) uint8, grey, under a heat map of response (H, W) in [0, 1] -> (H, W, 3) in [0, 1]."""
+    heat = plt.get_cmap(HEAT)(np.clip(response, 0, 1))[..., :3]
+    return 0.3 * photo.mean(2, keepdims=True) / 255 + 0.7 * heat
 
 
 def overlay_mask(photo: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
     """Photo (H, W, 3) uint8 under the class colours of mask (H, W); void is grey, background the photo."""
     colours = np.concatenate([class_colours(classes), np.tile(VOID, (256 - classes, 1))])
     grey = photo.mean(2, keepdims=True) / 255
-    shown = 0.35 * grey + 0.65 * colours[mask]
+    shown = 0.3 * grey + 0.7 * colours[mask]
     return np.where((mask == 0)[..., None], photo / 255, shown)
 
 
-def picture_grid(
-    pictures: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] = (), width: float = 2.2
-) -> Figure:
-    """One row per mapping of title -> picture; class names (background first) give a legend.
-
-    Pictures are (H, W, 3) in [0, 1] or uint8. Titles stand above the first row; a row is as high as its first
-    picture of `width` inches, an upright one as high as it is wide.
-    """
-    titles = list(pictures[0])
-    sizes = [next(iter(row.values())).shape for row in pictures]
-    heights = [min(height / breadth, 1) for height, breadth, _ in sizes]
-    figure, axes = plt.subplots(
-        len(pictures), len(titles), squeeze=False, layout="constrained", height_ratios=heights,
-        figsize=(width * len(titles), width * sum(heights) + 0.6),
-    )  # fmt: skip
-    for row, pictured in zip(axes, pictures, strict=True):
-        for axis, title in zip(row, titles, strict=True):
-            axis.imshow(pictured[title])
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    if names:
-        colours = class_colours(len(names))
-        handles = [Patch(color=colours[i], label=name) for i, name in enumerate(names) if i]
-        handles.append(Patch(color=VOID, label="void / undecided"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=8)
-    return figure
-
-
-def caption(figure: Figure, texts: Sequence[str]) -> None:
-    """Write into the lower left corner of each picture of a grid, row by row; "" leaves one bare."""
-    for axis, text in zip(figure.axes, texts, strict=True):
-        axis.text(
-            0.02, 0.03, text, transform=axis.transAxes, fontsize=7, color="white",
-            bbox={"facecolor": "black", "alpha": 0.6 if text else 0, "pad": 1.5, "linewidth": 0},
-        )  # fmt: skip
-
-
 def sweep_curves(
-    table: pd.DataFrame, x: str, value: str, marks: Mapping[str, float] | None = None, log: bool = False
+    table: pd.DataFrame,
+    x: str,
+    value: str,
+    marks: Mapping[str, float] | None = None,
+    log: bool = False,
+    limits: tuple[float, float] = (0, 100),
 ) -> Figure:
     """Lines of every column of `table` over its index.
 
@@ -93,6 +75,7 @@ def sweep_curves(
         table: index is the swept setting, columns are the series, values in %.
         x, value: axis labels.
         marks: vertical lines, label -> position.
+        log: settings at distances of their ratios; limits: of the values.
     """
     figure, axis = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
     for (name, series), style in zip(table.items(), ("-", "--", "-.", ":", "-", "--"), strict=False):
@@ -105,7 +88,7 @@ def sweep_curves(
         axis.set_xscale("log", base=2)
         axis.set_xticks(table.index, [f"{v:g}" for v in table.index])
         axis.minorticks_off()
-    axis.set(xlabel=x, ylabel=value, ylim=(0, 100))
+    axis.set(xlabel=x, ylabel=value, ylim=limits)
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -190,7 +173,64 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     )
     for axis, (title, history) in zip(axes[0], histories.items(), strict=True):
         axis.plot(history["epoch"], history["loss"], marker="o")
+        axis.margins(y=0.1)
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def loss_curves(
+    histories: Mapping[str, pd.DataFrame],
+    losses: Mapping[str, str],
+    bounds: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
+    """Several losses of several networks over the epochs, a panel a loss.
+
+    Args:
+        histories: network -> columns epoch and `losses`.
+        losses: column -> name of its axis.
+        bounds: column -> values that it cannot pass, as grey lines.
+    """
+    figure, axes = plt.subplots(
+        1, len(losses), figsize=(3.2 * len(losses) + 2.4, 3), squeeze=False, layout="constrained"
+    )
+    for axis, (column, title) in zip(axes[0], losses.items(), strict=True):
+        styles = cycle(("o-", "s--", "^-.", "d:"))
+        for (name, history), style in zip(histories.items(), styles, strict=False):
+            axis.plot(history["epoch"], history[column], style, markersize=4, label=name)
+        for bound in (bounds or {}).get(column, ()):
+            axis.axhline(bound, color="0.6", linewidth=1)
+        axis.set(xlabel="epoch", ylabel=title)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, -1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def level_lines(figure: Figure, levels: Mapping[str, float], name: str) -> None:
+    """Dotted lines at the level of each curve's own reference, in its colour: label of the curve -> level."""
+    axis = figure.axes[0]
+    curves = {line.get_label(): line.get_color() for line in axis.lines}
+    for label, level in levels.items():
+        axis.axhline(level, color=curves[label], linestyle=":", linewidth=1, label=f"{name}, {label}")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def gain_scatter(gain: pd.DataFrame, marked: Sequence[str], x: str, y: str) -> Figure:
+    """Each photo's gain before and after a stage; on the dashed line the stage leaves it as it is.
+
+    Args:
+        gain: index photo, two columns, in points; marked: photos that stand out; x, y: names of the axes.
+    """
+    first, second = gain.columns
+    limit = 1.05 * max(gain.abs().to_numpy().max(), 1e-3)
+    figure, axis = plt.subplots(figsize=(5.4, 4.2), layout="constrained")
+    axis.axline((0, 0), slope=1, color="0.3", linestyle="--", linewidth=1, label="gain left as it is")
+    axis.scatter(gain[first], gain[second], s=10, color="0.6", label="photo")
+    chosen = gain.loc[list(marked)]
+    axis.scatter(chosen[first], chosen[second], s=40, marker="^", color="C1", label="shown below")
+    for line in (axis.axhline, axis.axvline):
+        line(0, color="0.8", linewidth=0.8, zorder=0)
+    axis.set(xlabel=x, ylabel=y, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

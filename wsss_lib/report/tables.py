@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsss_lib.artifacts import Artifact
 from wsss_lib.runtime.files import shipped
 from wsss_lib.statistics import over_seeds
+from wsss_lib.study.study import Study
 
 PAPERS = shipped() / "papers"
 
@@ -76,6 +78,103 @@ def readable(comparison: pd.DataFrame, decimals: int = 1) -> pd.DataFrame:
                 "1 seed, no std" if counts == "1" else f"mean ± std of {counts} seeds"
             )
     return plus_minus(table, pd.DataFrame(spread, index=table.index), decimals).rename(columns=names)
+
+
+def headline(scores: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """The rows of `Study.scores` that may be concluded from: means over the classes, no oracle's setting.
+
+    metrics: mIoU if none is named.
+    """
+    found = at_headline(scores)
+    return found[(found["class"] == "all") & found["metric"].isin(metrics or ("mIoU",))]
+
+
+def at_headline(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `Study.scores` at each artifact's headline setting: calibrated or, without photos to calibrate
+    on, the preset's; never the oracle's.
+    """
+    others = {"oracle", "fixed"} if "calibrated" in set(scores["rule"]) else {"oracle"}
+    return scores[~scores["rule"].isin(others)]
+
+
+def class_iou(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `at_headline` with each class's IoU; class "all" has the mIoU."""
+    found = at_headline(scores)
+    return found[found["metric"].isin(["mIoU", "IoU"])]
+
+
+def mean_and_std(
+    rows: pd.DataFrame, index: list[str], columns: str | list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two tables of the column value over the seeds, mean and standard deviation (NaN of a single seed)."""
+    names = [columns] if isinstance(columns, str) else columns
+    averaged = over_seeds(rows, [*index, *names])
+    mean, std = (
+        averaged.pivot_table(index=index, columns=columns, values=of, sort=False) for of in ("value", "std")
+    )
+    return mean, std
+
+
+def stage_summary(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row for each split, stage and rule: to be saved, with "mIoU (std)" beside "mIoU", and to be read.
+
+    scores: as of `Study.scores`, of one method.
+    """
+    means, index = scores[scores["class"] == "all"], ["split", "stage", "rule"]
+    settings = means.groupby(index, sort=False)["setting"].unique().map(", ".join).to_frame()
+    mean, std = mean_and_std(means, index, "metric")
+    saved = settings.join(mean).join(std.add_suffix(" (std)")).reset_index()
+    return saved, settings.join(plus_minus(mean, std))
+
+
+def by_class(scores: pd.DataFrame, columns: str | list[str]) -> pd.DataFrame:
+    """IoU in % of each class, mean over seeds: a row a class, a column for each value of `columns`.
+
+    Several columns are named "CAM (train)".
+    """
+    rows = class_iou(scores)
+    table = rows[rows["class"] != "all"].pivot_table(
+        index="class", columns=columns, values="value", sort=False
+    )
+    if not isinstance(columns, str):
+        table.columns = [f"{first} ({', '.join(rest)})" for first, *rest in table.columns]
+    return table
+
+
+def described(study: Study) -> pd.DataFrame:
+    """One row: how many photos teach and score, and how many labels they have."""
+    labels = study.data.train.labels.sum(1)
+    return pd.DataFrame(
+        {
+            "photos to learn from": [len(labels)],
+            "scored (train)": [len(study.data.scored("train"))],
+            "scored (val)": [len(study.data.scored("val"))],
+            "classes": [len(study.data.classes) - 1],
+            "labels per photo": [round(float(labels.mean()), 2)],
+            "with several labels (%)": [round(100 * float((labels > 1).mean()), 1)],
+        }
+    )
+
+
+def marked_settings(study: Study, sweep: pd.DataFrame, artifact: Artifact) -> dict[str, float]:
+    """The settings that tables name ("calibrated", "fixed", "oracle"), in a table of `Study.sweep`."""
+    setting, index = artifact.setting, study.calibrated(artifact)
+    headline = {} if index is None else {"calibrated": setting.values[index]}
+    return headline | {"fixed": setting.values[setting.fixed], "oracle": float(sweep["mIoU"].idxmax())}
+
+
+def one_a_column(comparison: pd.DataFrame, columns: list[str]) -> dict[str, pd.DataFrame]:
+    """A table of `beside` whose index has the level class, as one table for each of its columns.
+
+    Returns:
+        Name of the column -> a row a class, the mean "all" last, and a column for each value of `columns`,
+        levels of the index; "" where there is no value.
+    """
+    order = [*comparison.index.unique("class").drop("all"), "all"]
+    return {
+        name: values[values != ""].unstack(columns).reindex(order).dropna(how="all").fillna("")
+        for name, values in readable(comparison).items()
+    }
 
 
 def plus_minus(means: pd.DataFrame, stds: pd.DataFrame, decimals: int = 1) -> pd.DataFrame:

@@ -51,7 +51,7 @@ def record(file: Path, name: str, origin: Mapping[str, Any], environment: dict[s
     The file holds `runs`, by number, each with its origin and environment, once for all results that share
     them, and `results`: name -> its run, and when it was finished.
     """
-    known = json.loads(file.read_text()) if file.is_file() else {"runs": {}, "results": {}}
+    known = _known(file)
     finished, run = environment.pop("finished"), {**origin, **environment}
     numbers = [number for number, other in known["runs"].items() if other == run]
     number = numbers[0] if numbers else str(1 + max(map(int, known["runs"]), default=0))
@@ -64,7 +64,14 @@ def record(file: Path, name: str, origin: Mapping[str, Any], environment: dict[s
 
 def finished(folder: Path) -> dict[str, str]:
     """When each result in a folder of results was finished, by its name."""
-    file = folder / PROVENANCE
-    if not file.is_file():
-        return {}
-    return {name: result["finished"] for name, result in json.loads(file.read_text())["results"].items()}
+    return {name: result["finished"] for name, result in _known(folder / PROVENANCE)["results"].items()}
+
+
+def origin_of(folder: Path, name: str) -> dict[str, Any]:
+    """Origin and environment of a result in a folder of results; empty if it is not there."""
+    known = _known(folder / PROVENANCE)
+    return known["runs"][known["results"][name]["run"]] if name in known["results"] else {}
+
+
+def _known(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {"runs": {}, "results": {}}

@@ -15,7 +15,7 @@ from wsss_lib.metrics import best_threshold, summary
 from wsss_lib.runtime.cache import arrays
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.progress import report
-from wsss_lib.statistics import LEVEL, paired_bootstrap
+from wsss_lib.statistics import LEVEL, paired_bootstrap, verdict
 from wsss_lib.study.scoring import MEANS, part_recall, predictor, rules, score_photos, score_table
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
     Returns:
         Columns dataset, split, photos, system, against, rule, seeds (how many), difference (in points of
         mIoU, mean over seeds), "95% low", "95% high", std (of the difference over seeds; NaN of one) and
-        verdict ("improves", "worsens" or "no difference shown").
+        verdict (what `statistics.verdict` allows to say).
 
     Raises:
         ValueError: a side of several systems, or sides that differ in split or seeds.
@@ -127,14 +127,14 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
     shared = list(counts[0][0])
     if counts[0][0].keys() != counts[1][0].keys():
         shared = [next(rule for side in counts for rule in side[0] if rule != "none")]
-    rows = []
+    rows, photos = [], len(study.data.scored(split))
     for rule in shared:
         found = paired_bootstrap(*([c.get(rule, c.get("none")) for c in side] for side in counts))
         rows.append(
             {
                 "dataset": study.dataset,
                 "split": split,
-                "photos": len(study.data.scored(split)),
+                "photos": photos,
                 "system": systems[0][0],
                 "against": systems[1][0],
                 "rule": rule,
@@ -143,7 +143,7 @@ def compare(study: Study, ours: Iterable[Artifact], baseline: Iterable[Artifact]
                 f"{LEVEL:.0%} low": 100 * found.low,
                 f"{LEVEL:.0%} high": 100 * found.high,
                 "std": 100 * found.std,
-                "verdict": found.verdict,
+                "verdict": verdict(found.value, found.low, found.high, found.std, len(sides[0]), photos),
             }
         )
     return pd.DataFrame(rows)

@@ -265,6 +265,11 @@ class Study:
         """Index of the setting that is best on the photos of `tune`; see `scores.calibrated`."""
         return scores.calibrated(self, maps)
 
+    def headline(self, maps: Artifact) -> int:
+        """Index of the setting to conclude from: the calibrated one, or the preset's if there is none."""
+        index = self.calibrated(maps)
+        return maps.setting.fixed if index is None else index
+
     # --- scores ------------------------------------------------------------------------------------------
 
     def scores(self, artifacts: Iterable[Artifact]) -> pd.DataFrame:
