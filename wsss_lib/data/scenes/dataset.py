@@ -41,7 +41,7 @@ from wsss_lib.runtime.workers import pool
 
 __all__ = ["CLASSES", "Scene", "SceneObject", "draw_scene", "generate_scenes", "object_traits"]
 
-DRAWING = 1
+DRAWING = 2
 """Version of the pictures; raise it when a change to the drawing makes other pictures of the same seed."""
 
 FOLDERS = {
@@ -65,7 +65,7 @@ def generate_scenes(
 
     Args:
         root: folder to write into, created if need be.
-        sizes: pictures per split, such as {"train": 400, "val": 120}.
+        sizes: pictures per split, such as {"train": 400, "val": 120, "tune": 60}.
         image_size: height and width in pixels, at least 48.
 
     Raises:
