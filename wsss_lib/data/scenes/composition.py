@@ -69,7 +69,7 @@ HOST, RIDER = "starnose", "tagalong"
 HUES = dict(zip(CLASSES, (0.06, 0.13, 0.77, 0.58, 0.36, 0.95), strict=True))
 """Of the coats. The first two are close: the look-alikes."""
 # How often the looks and the place are those of the class or sub-type; else they are drawn at random.
-HUE_RELIABILITY = 0.9
+HUE_RELIABILITY = 0.85
 COAT_RELIABILITY = 0.9
 CONTEXT_RELIABILITY = 0.3
 COAT_SATURATION = (0.35, 0.75)
