@@ -123,8 +123,13 @@ def test_overrides_reach_every_depth():
     assert config.walk.steps == 64
     assert config.classifier.optimiser.momentum == "weight_decay_slip"
     assert config.affinity.optimiser.momentum == 0.9
-    assert config.scenes.model_dump() == {"image_size": (64, 80), "train": 5, "val": 2, "seed": 1}
+    assert config.scenes.model_dump() == {"image_size": (64, 80), "train": 5, "val": 2, "seed": 1, "tune": 0}
     assert load_config("smoke").seeds == (0,)  # the preset itself is untouched
+
+
+@pytest.mark.parametrize(("tune", "drawn"), [(0, ["train", "val"]), (4, ["train", "val", "tune"])])
+def test_scenes_to_tune_on_are_drawn_where_there_are_some(tune, drawn):
+    assert list(load_config("smoke", {"scenes.tune": tune}).scenes.sizes) == drawn
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from sklearn import metrics as sklearn_metrics
 from wsss_lib.metrics import (
     absent_classes,
     best_threshold,
+    centre_box,
     class_scores,
     confusion_matrix,
     summary,
@@ -261,3 +262,36 @@ def test_best_threshold_of_a_sweep_is_the_best_of_all():
 def test_best_threshold_refuses(confusions, thresholds, message):
     with pytest.raises(ValueError, match=message):
         best_threshold(confusions, thresholds)
+
+
+@pytest.mark.parametrize("classes", [[4], [2, 5], [5, 1, 3]])
+@pytest.mark.parametrize(("size", "side"), [((20, 32), 0.5), ((13, 17), 0.65), ((7, 50), 1.0), ((3, 2), 0.2)])
+def test_centre_box_equals_a_loop_over_pixels(size, side, classes):
+    expected = np.zeros(size, np.uint8)
+    for row, column in np.ndindex(*size):
+        down, across = (row + 0.5) / size[0], (column + 0.5) / size[1]
+        if abs(down - 0.5) <= side / 2 and abs(across - 0.5) <= side / 2:
+            share = (across - 0.5 + side / 2) / side
+            expected[row, column] = classes[min(int(share * len(classes)), len(classes) - 1)]
+    found = centre_box(size, classes, side)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_centre_box_without_a_class_is_background():
+    assert not centre_box((5, 6), []).any()
+
+
+@pytest.mark.parametrize(
+    ("classes", "side", "message"),
+    [
+        ([1], 0.0, "side"),
+        ([1], 1.1, "side"),
+        ([1], np.nan, "side"),
+        ([0, 2], 0.5, "ids"),
+        ([255], 0.5, "ids"),
+    ],
+)
+def test_centre_box_rejects(classes, side, message):
+    with pytest.raises(ValueError, match=message):
+        centre_box((8, 8), classes, side)

@@ -67,6 +67,13 @@ class Scenes(Section):
     train: PositiveInt
     val: PositiveInt
     seed: int = 0
+    tune: Annotated[int, Field(ge=0)] = 0  # pictures to choose settings on, neither trained on nor scored
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Pictures of each split that is drawn."""
+        sizes = {"train": self.train, "val": self.val, "tune": self.tune}
+        return {split: size for split, size in sizes.items() if size}
 
 
 class BackboneConfig(Section):

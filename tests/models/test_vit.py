@@ -20,6 +20,7 @@ from wsss_lib.models.backbones import (
     build_token_backbone,
     efficientnet_lite0_state,
 )
+from wsss_lib.models.trainable import START
 from wsss_lib.training import build_optimiser
 
 SMALL = (

@@ -116,10 +116,9 @@ class Study:
     def _scenes(self) -> Folder:
         scenes = self.config.scenes
         return self.cache.run(
-            "scenes", 1, scenes.model_dump(), [],
+            "scenes", 2, scenes.model_dump(), [],
             lambda out: generate_scenes(
-                out, {"train": scenes.train, "val": scenes.val}, scenes.image_size, scenes.seed,
-                self.config.processes,
+                out, scenes.sizes, scenes.image_size, scenes.seed, self.config.processes
             ),
             title="embedded scenes", labels={},
         )  # fmt: skip

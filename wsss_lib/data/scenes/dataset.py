@@ -1,11 +1,11 @@
 """The embedded dataset: scenes drawn from a seed, in VOC layout, with the failure that WSSS cures.
 
 Six classes of invented animals live in five kinds of places. The *head* of an animal (3-12 % of its area)
-belongs to its class alone; its *body* shares poses, coats and colours with the other classes and with the
-clutter, and is only weak evidence. A classifier therefore looks at the heads, and its class activation maps
-miss the bodies, as they miss the bodies of cats and dogs in photos. What photos lack is drawn too: masks of
-the discriminative part, true sub-types (pose, proportions, coat, size, favourite place), occluded shares and
-the place of each picture.
+belongs to its class alone; its *body* shares poses and coats with the other classes, and its hue is that of
+its class in most animals but not in all: a cow's coat. A classifier therefore finds the heads and only parts
+of the bodies, and so do its class activation maps, as on the cats and cows of photos. What photos lack is
+drawn too: masks of the discriminative part, true sub-types (pose, proportions, coat, size, favourite place),
+occluded shares and the place of each picture.
 
 `curlhorn` and `forkhorn` look alike (as cow and sheep); a `tagalong` nearly always comes with a `starnose`,
 on whose back it rides (as person and bicycle).
@@ -41,7 +41,7 @@ from wsss_lib.runtime.workers import pool
 
 __all__ = ["CLASSES", "Scene", "SceneObject", "draw_scene", "generate_scenes", "object_traits"]
 
-DRAWING = 1
+DRAWING = 2
 """Version of the pictures; raise it when a change to the drawing makes other pictures of the same seed."""
 
 FOLDERS = {
@@ -65,7 +65,7 @@ def generate_scenes(
 
     Args:
         root: folder to write into, created if need be.
-        sizes: pictures per split, such as {"train": 400, "val": 120}.
+        sizes: pictures per split, such as {"train": 400, "val": 120, "tune": 60}.
         image_size: height and width in pixels, at least 48.
 
     Raises:

@@ -1,8 +1,8 @@
 """The animals and the clutter of the embedded scenes: skeletons of tapered capsules, coats, and heads.
 
 A figure is a skeleton in its own units (feet on y = 0, y down, facing +x), rendered at a place and size. All
-classes draw on the same poses, coats and colours, and so does the clutter: a body is weak evidence of its
-class. The head is strong evidence: its pattern belongs to one class alone.
+classes draw on the same poses and coats, and so does the clutter, if in paler colours: only its hue makes a
+body evidence of its class. The head is strong evidence: its pattern belongs to one class alone.
 """
 
 import math
