@@ -69,7 +69,7 @@ def row_gains(
 
 
 def parts_at_headline(study: Study, made: Mapping[tuple, Artifact], names: Sequence[str]) -> pd.DataFrame:
-    """Summary metrics in % of maps at their headline setting, with the recall of each part if there are masks.
+    """Summary metrics in % of maps at their headline setting; with the recall of each part, if it is known.
 
     Args:
         made: key -> maps; names: of the keys' levels.

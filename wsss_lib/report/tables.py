@@ -90,8 +90,8 @@ def headline(scores: pd.DataFrame, *metrics: str) -> pd.DataFrame:
 
 
 def at_headline(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `Study.scores` at each artifact's headline setting: calibrated or, where there are no photos
-    to calibrate on, the preset's; never the oracle's.
+    """The rows of `Study.scores` at each artifact's headline setting: calibrated or, where nothing can be
+    calibrated, the preset's; never the oracle's.
     """
     others = {"oracle", "fixed"} if "calibrated" in set(scores["rule"]) else {"oracle"}
     return scores[~scores["rule"].isin(others)]
