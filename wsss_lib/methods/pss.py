@@ -19,17 +19,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
+from wsss_lib.artifacts import Artifact
 from wsss_lib.config import CAMClassifier, Fraction, NonNegative, Positive
 from wsss_lib.data.examples import ClassificationExamples, photo_tensor
 from wsss_lib.data.masks import IGNORE
+from wsss_lib.data.transforms import normalise
 from wsss_lib.losses import classification_loss, global_average_pool
-from wsss_lib.methods.base import Examples, Method, Recipe, classification_examples
+from wsss_lib.methods.base import Examples, Method, Recipe, classification_examples, trained_classifier
 from wsss_lib.models.activation import ActivationNet
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.trainable import Clock
@@ -79,6 +82,15 @@ class PSSSection(PSSTraining):
 
 
 # --- maps ---
+
+
+def three_views(crop: Tensor, scales: tuple[float, float]) -> list[Tensor]:
+    """I_s, I_m, I_l: a crop (B, 3, H, W) at the small scale, its own and the large one."""
+    small, large = (
+        F.interpolate(crop, [round(side * scale) for side in crop.shape[-2:]], mode="bilinear")
+        for scale in scales
+    )
+    return [small, crop, large]
 
 
 def on_grid(maps: Tensor, stride: int, view: Sequence[int], crop: Sequence[int], grid: int) -> Tensor:
@@ -316,14 +328,6 @@ class PSS(Method):
         rcm, mam = (clock.progress >= start for start in (config.rcm_start, config.mam_start))
         return rcm * config.lambda_rcm, mam * config.lambda_mam
 
-    def views(self, crop: Tensor) -> list[Tensor]:
-        """I_s, I_m, I_l: the crop (B, 3, H, W) at its three sizes."""
-        small, large = (
-            F.interpolate(crop, [round(side * scale) for side in crop.shape[-2:]], mode="bilinear")
-            for scale in self.config.scales
-        )
-        return [small, crop, large]
-
     @torch.no_grad()
     def taught(self, views: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """What G sees, in evaluation mode and without a gradient; F in its place where they share weights."""
@@ -351,7 +355,7 @@ class PSS(Method):
         """
         config, crop, labels = self.config, batch["image"], batch["label"]
         lambda_rcm, lambda_mam = self.balance(clock)
-        views = self.views(crop)
+        views = three_views(crop, config.scales)
         middle = 1 if lambda_mam and config.mam_form != "smm" else 0
         seen = views if middle else [crop]
         main = [self.main.look(view) for view in seen]
@@ -445,6 +449,24 @@ def examples(study: Study, config: PSSTraining, model: Method) -> Examples:
     """Augmented training photos with their image labels; if all have a mask, the truth to be watched."""
     plain = classification_examples(study, config, model)
     return WatchedExamples(plain) if all(map(plain.dataset.has_mask, plain.dataset.ids)) else plain
+
+
+@torch.inference_mode()
+def three_sizes(study: Study, classifier: Artifact, id: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What MAM sees of the first class of a training photo where F and G are one trained network.
+
+    Returns:
+        Its `scaled` maps at the three sizes, (3, h, w); xi of (6), (3, 3); the targets of (7), (3, h, w).
+    """
+    data, config, net = study.labelled("train"), study.section("pss"), trained_classifier(study, classifier)
+    photo = photo_tensor(data, id).as_subclass(Tensor)[None].to(study.device)
+    views, size = three_views(normalise(photo, net.mean, net.std), config.scales), photo.shape[-2:]
+    seen = [on_grid(net.class_maps(v), net.stride, v.shape[-2:], size, config.grid) for v in views]
+    labels = torch.from_numpy(data.label(id))[None].to(study.device)
+    maps = scaled(torch.stack(seen, 2), labels)
+    xi = attention(maps, maps)
+    maps, xi, target = (found[0, labels.argmax()].cpu().numpy() for found in (maps, xi, targets(maps, xi)))
+    return maps, xi, target
 
 
 RECIPE = Recipe(
