@@ -27,6 +27,7 @@ from wsss_lib.methods.pss import (
     attention,
     class_prototypes,
     class_regions,
+    contrastive_bounds,
     contrastive_loss,
     direct_loss,
     examples,
@@ -279,6 +280,8 @@ def test_the_lowest_values_of_the_contrastive_loss(classes):
     one = torch.ones(classes + 1, 4, dtype=torch.float64)  # all alike, as at the start
     found = contrastive_loss(one.T[None, :, None], one, seen, regions, 0.5).item()
     assert found == pytest.approx(math.log(classes + 1))
+    start, floor = contrastive_bounds(classes, 0.5)
+    assert (start, floor) == (pytest.approx(found), pytest.approx(values["simplex"][classes], abs=0.006))
 
 
 # --- Table 2's direct supervision ------------------------------------------------------------------------
@@ -794,10 +797,13 @@ def test_the_papers_step_and_inference_at_full_size(tmp_path, capsys):
     )
     inference = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    assert found.shape == (len(classes), 375, 500)
-    assert found.max() == pytest.approx(1, abs=1e-3) or not found.any()
     with capsys.disabled():
         print(
             f"\nPSS, preset paper, one photo: step {step:.1f} s, peak {trained_at:.1f} GiB; inference of a "
             f"375 x 500 photo {inference:.1f} s, peak {peak:.1f} GiB; {torch.get_num_threads()} threads"
         )
+    assert found.shape == (len(classes), 375, 500)
+    assert (found >= 0).all()
+    assert (
+        0.9 < found.max() <= 1
+    )  # over the maximum and a small number, beside which random maps are not large

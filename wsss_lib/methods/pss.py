@@ -176,8 +176,7 @@ def contrastive_loss(
     """Equation 5, L_RCM: each place against the prototype of its region, mean over places and photos.
 
     Printed is minus the share of the right prototype in the sum, without the logarithm of the InfoNCE that
-    the text cites. Minus its logarithm is the cross-entropy. This cannot reach 0: C + 1 unit vectors lie at
-    best as a simplex, which leaves log(1 + C e^(-(1 + 1 / C) / T)), 1.24 for 20 classes and T = 0.5.
+    the text cites. Minus its logarithm is the cross-entropy, which `contrastive_bounds` enclose.
 
     Args:
         features: X^F, (B, D, h, w).
@@ -188,6 +187,17 @@ def contrastive_loss(
     log_shares = exponents.masked_fill(~seen[:, None, None], -math.inf).log_softmax(1)
     right = log_shares.gather(1, regions[:, None])
     return -(right if form == "log" else right.exp()).mean()
+
+
+def contrastive_bounds(classes: int, temperature: float) -> tuple[float, float]:
+    """Where the logarithmic L_RCM of C classes starts, all vectors being alike, and what it cannot pass.
+
+    C + 1 unit vectors lie at best as a simplex, which leaves log(1 + C e^(-(1 + 1 / C) / T)).
+
+    >>> contrastive_bounds(20, 0.5)
+    (3.04..., 1.24...)
+    """
+    return math.log(classes + 1), math.log(1 + classes * math.exp(-(1 + 1 / classes) / temperature))
 
 
 def direct_loss(

@@ -1,15 +1,24 @@
-"""What a network sees at several sizes of a photo: a drawing of the step that joins them, and pictures."""
+"""What a network sees at several sizes of a photo: the step that joins them, drawn; pictures; scores."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from wsss_lib.report.plots import overlay_map
 from wsss_lib.resampling import to_pixels
+from wsss_lib.study.study import Study
+
+if TYPE_CHECKING:
+    from wsss_lib.report.ablation import Row
 
 SIZES = ("small", "middle", "large")
 LEARNS, TEACHES, PLAIN = "#cfe3f5", "#fbe3c5", "#f0f0f0"
@@ -118,3 +127,25 @@ def sizes_page(
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
+
+
+def by_scale(study: Study, rows: Mapping[str, Row], scales: Sequence[float]) -> pd.DataFrame:
+    """mIoU of maps of train from one size of the photos at a time and from all together.
+
+    Returns:
+        Rows of `Study.scores`, method holding the rows' titles, and the column scales: "0.5", ... and
+        "together"; for each method, seed and rule also "single", the mean over the single sizes, and, as
+        metric "std of mIoU", their standard deviation by the population formula, which the paper has.
+    """
+    choices = {f"{scale:.1f}": [scale] for scale in sorted(scales)} | {"together": list(scales)}
+    tables = []
+    for name, chosen in choices.items():
+        other = study.varied({"maps.scales": chosen})
+        for title, row in rows.items():
+            made = replace(row, study=other).maps()
+            tables.append(other.scores(made).assign(method=title, scales=name))
+    scores = pd.concat(tables, ignore_index=True).query("metric == 'mIoU' and `class` == 'all'")
+    of = scores[scores["scales"] != "together"].groupby(["method", "seed", "rule"], sort=False)
+    single = of.first().assign(value=of["value"].mean(), scales="single", setting="").reset_index()
+    spread = single.assign(value=of["value"].std(ddof=0).to_numpy(), metric="std of mIoU")
+    return pd.concat([scores, single, spread], ignore_index=True)
