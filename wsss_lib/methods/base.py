@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -98,16 +99,16 @@ def train_classifier(
     *,
     rounds: int | None = None,
     inputs: tuple[str, ...] = (),
-    start: Callable[[Method], None] | None = None,
+    start: Callable[[Method, Path], None] | None = None,
     examples: Callable[[Study, Section, Method], Examples] | None = None,
     data_seed: int | None = None,
 ) -> Artifact:
     """Train a method's network on the image labels of the training photos.
 
     Args:
-        rounds, inputs, start, examples, data_seed: of methods with rounds: the number of this one, keys of
-            what it is made from, what to do to the new network, examples in place of the recipe's, and the
-            seed of their order and augmentation.
+        start: what to do to the new network, given the folder that the training leaves its files in.
+        rounds, inputs, examples, data_seed: of methods with rounds: the number of this one, keys of what it
+            is made from, examples in place of the recipe's, and the seed of their order and augmentation.
     """
     data, origin = study.labelled("train"), study.origin(recipe, seed, rounds)
     title = f"{recipe.name} classifier" + (f", round {rounds}" if rounds else "") + f", seed {seed}"
@@ -115,13 +116,13 @@ def train_classifier(
     def work(out: Path) -> None:
         model = build(study, recipe, config, seed)
         if start:
-            start(model)
+            start(model, out)
         found = (examples or recipe.examples)(study, config, model)
         study.train(model, found, len(data), config, out, title, seed if data_seed is None else data_seed)
 
     own = {"seed": seed, "rounds": rounds, "config": config.model_dump(exclude_defaults=True)}
     return study.stage(
-        "classifier", 2, {"method": recipe.name, **own, **study.network_config()},
+        "classifier", 2, {"method": recipe.name, **own, **study.network_config(config)},
         [*inputs, data.fingerprint()], work, title, "network", origin, trains=True,
     )  # fmt: skip
 
@@ -141,15 +142,28 @@ def trained_classifier(study: Study, classifier: Artifact) -> Method:
     )
 
 
-def class_response_maps(study: Study, classifier: Artifact, split: str) -> Artifact:
-    """Multi-scale response maps of the present classes (the image labels are known)."""
+CLASS_MAPS = "class_maps"
+
+
+def class_response_maps(
+    study: Study, classifier: Artifact, split: str, maps_of: str = CLASS_MAPS
+) -> Artifact:
+    """Multi-scale response maps of the present classes (the image labels are known).
+
+    maps_of: the method of the network that gives them, of networks with several kinds of maps.
+    """
     data, config = study.labelled(split), study.config.maps
     rule = study.recipe(classifier.origin.method).maps
-    origin = classifier.origin.but(split=split, stage="CAM", inference=passes(config.scales, config.flip))
-    title = origin.title("response maps")
+    kind = {} if maps_of == CLASS_MAPS else {"maps_of": maps_of}
+    stage = f"CAM ({maps_of.replace('_', ' ')})" if kind else "CAM"
+    origin = classifier.origin.but(split=split, stage=stage, inference=passes(config.scales, config.flip))
+    title = origin.title(" ".join(["response maps", *kind.values()]))
 
     def work(out: Path) -> None:
-        model = trained_classifier(study, classifier)
+        trained = trained_classifier(study, classifier)
+        model = SimpleNamespace(
+            mean=trained.mean, std=trained.std, stride=trained.stride, class_maps=getattr(trained, maps_of)
+        )
 
         def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
             labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(study.device)
@@ -160,7 +174,7 @@ def class_response_maps(study: Study, classifier: Artifact, split: str) -> Artif
 
     scores = study.config.scores
     return study.stage(
-        "response_maps", 2, config.model_dump(exclude={"batch"}) | {"rule": rule.name},
+        "response_maps", 2, config.model_dump(exclude={"batch"}) | {"rule": rule.name} | kind,
         [classifier.key, data.fingerprint()], work, title, "score maps", origin,
         Setting.at("threshold", tuple(scores.thresholds()), scores.fixed_threshold),
         on=partial(class_response_maps, study, classifier),

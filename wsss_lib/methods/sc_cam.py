@@ -145,7 +145,7 @@ def run(study: Study, recipe: Recipe, seed: int, rounds: int | None) -> Artifact
     config, clusters = recipe.trained_by(section), cluster_photos(study, seed, rounds)
     before = study.classifier(recipe.name, seed, rounds - 1)
 
-    def start(model: SCCAM) -> None:
+    def start(model: SCCAM, out: Path) -> None:
         if config.start == "previous":
             model.start_from(trained_weights(before.path))
 

@@ -199,6 +199,13 @@ def build_token_backbone(
             f"{name!r} is no vision transformer; use timm's, say deit_small_patch16_224, or hybrid_lite0."
         )
     backbone = build_backbone(name, output_stride, weights, frozen_taps)
+    return with_class_tokens(backbone, class_tokens, drop_path, final_norm)
+
+
+def with_class_tokens(
+    backbone: TokenBackbone, class_tokens: int, drop_path: float, final_norm: bool
+) -> TokenBackbone:
+    """What `build_token_backbone` does to a vision transformer of `build_backbone`, in place."""
     vit.repeat_class_token(backbone.net, class_tokens)
     vit.set_drop_path(backbone.net, drop_path)
     if not final_norm:

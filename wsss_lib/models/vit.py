@@ -125,7 +125,8 @@ def _repeat_first(tokens: nn.Parameter, count: int) -> nn.Parameter:
 
 def set_drop_path(net: VisionTransformer, rate: float) -> None:
     """Stochastic depth that grows linearly from 0 in the first block to `rate` in the last, in place."""
-    for block, share in zip(net.blocks, torch.linspace(0, rate, len(net.blocks)).tolist(), strict=True):
+    shares = torch.linspace(0, rate, len(net.blocks), device="cpu").tolist()
+    for block, share in zip(net.blocks, shares, strict=True):
         block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
 
 

@@ -208,18 +208,26 @@ class Study:
         stride = getattr(section, "output_stride", config.output_stride)
         return build_backbone(config.name, stride, weights, config.frozen_taps)
 
+    def backbones_of(self, section: Section | None = None) -> dict[str, BackboneConfig]:
+        """Every backbone that a section names, by its field; the preset's `backbone` where it names none."""
+        own = {name: value for name, value in section or () if isinstance(value, BackboneConfig)}
+        return own or {"backbone": self.config.backbone}
+
     def network_config(self, section: Section | None = None) -> dict[str, Any]:
         """What a network depends on beside its own section, for the key of its stage."""
-        backbone = self.config.backbone_of(section)
-        config = backbone.model_dump()
-        if backbone.weights not in (IMAGENET, RANDOM):  # another file under the same name is other work
-            config["sha256"] = weights_digest(backbone.name, under_root(backbone.weights))
-        return {"backbone": config, "precision": self.config.precision}
+        found: dict[str, Any] = {"precision": self.config.precision}
+        for name, backbone in self.backbones_of(section).items():
+            found[name] = backbone.model_dump()
+            if backbone.weights not in (IMAGENET, RANDOM):  # another file under the same name is other work
+                found[name]["sha256"] = weights_digest(backbone.name, under_root(backbone.weights))
+        return found
 
     def origin(self, recipe: Recipe, seed: int, rounds: int | None = None) -> Origin:
-        """Of a method's classifier."""
-        backbone = self.config.backbone
-        weights = (f"{backbone.name}, {Path(backbone.weights).name}",)
+        """Of a method's classifier, and every network that it was trained with."""
+        weights = tuple(
+            ("" if name == "backbone" else f"{name}: ") + f"{backbone.name}, {Path(backbone.weights).name}"
+            for name, backbone in self.backbones_of(getattr(self.config, recipe.name, None)).items()
+        )
         return Origin(recipe.name, seed, rounds, supervision=recipe.supervision, weights=weights)
 
     @staticmethod
