@@ -14,6 +14,7 @@ Kind = Literal[
     "probabilities",
     "boundaries",
     "masks",
+    "saliency",
     "features",
     "clusters",
     "scores",
