@@ -173,6 +173,7 @@ def test_parameter_sets_of_the_papers():
         "seam_test": (3, 3, 32, 13, 10, 1),
         "seam_rw": (3, 3, 80, 13, 10, 1),
         "mctformer_test": (4, 3, 83, 5, 3, 10),
+        "auxsegnet_saliency": (3, 3, 60, 5, 5, 1),
         "afa_test": (3, 3, 64, 5, 4, 10),
         "pydensecrf_example": (3, 3, 80, 13, 10, 5),
     }

@@ -15,6 +15,7 @@ Kind = Literal[
     "probabilities",
     "boundaries",
     "masks",
+    "saliency",
     "features",
     "clusters",
     "scores",

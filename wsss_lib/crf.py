@@ -38,6 +38,8 @@ CRF_PARAMETERS = {
     "seam_rw": CRFParameters(3, 3, 80, 13, 10, 1),
     # MCTformer and AuxSegNet, test of ResNet-38: from the maximum of the softmax over scales.
     "mctformer_test": CRFParameters(4, 3, 83, 5, 3, 10),
+    # AuxSegNet's released code, update of the saliency maps: from their average, see refinement/saliency.py.
+    "auxsegnet_saliency": CRFParameters(3, 3, 60, 5, 5, 1),
     # AFA, test, as its author comments: from softmax.
     "afa_test": CRFParameters(3, 3, 64, 5, 4, 10),
     # Example of pydensecrf: from hard labels.

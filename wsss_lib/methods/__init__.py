@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_lib import config
-from wsss_lib.methods import acr, cam, mctformer, mixup_cam, pss, sc_cam
+from wsss_lib.methods import acr, auxsegnet, cam, mctformer, mixup_cam, pss, sc_cam
 from wsss_lib.methods.base import Recipe
 
 RECIPES: dict[str, Recipe] = {}
@@ -35,7 +35,16 @@ def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) 
     return config.load_config(preset, overrides, sections)
 
 
-for known in (cam.RECIPE, mixup_cam.RECIPE, sc_cam.RECIPE, pss.RECIPE, acr.RECIPE, mctformer.RECIPE, acr.VIT):
+for known in (
+    cam.RECIPE,
+    mixup_cam.RECIPE,
+    sc_cam.RECIPE,
+    pss.RECIPE,
+    acr.RECIPE,
+    mctformer.RECIPE,
+    acr.VIT,
+    auxsegnet.RECIPE,
+):
     register(known)
 for entry in entry_points(group="wsss_lib.methods"):
     register(entry.load())
