@@ -123,7 +123,7 @@ def test_overrides_reach_every_depth():
     assert config.walk.steps == 64
     assert config.classifier.optimiser.momentum == "weight_decay_slip"
     assert config.affinity.optimiser.momentum == 0.9
-    assert config.scenes.model_dump() == {"image_size": (64, 80), "train": 5, "val": 2, "seed": 1, "tune": 0}
+    assert config.scenes.model_dump() == {"image_size": (64, 80), "train": 5, "val": 2, "seed": 1, "tune": 12}
     assert load_config("smoke").seeds == (0,)  # the preset itself is untouched
 
 

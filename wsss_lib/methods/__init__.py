@@ -40,10 +40,10 @@ for known in (
     mixup_cam.RECIPE,
     sc_cam.RECIPE,
     pss.RECIPE,
+    auxsegnet.RECIPE,
     acr.RECIPE,
     mctformer.RECIPE,
     acr.VIT,
-    auxsegnet.RECIPE,
 ):
     register(known)
 for entry in entry_points(group="wsss_lib.methods"):
