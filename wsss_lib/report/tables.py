@@ -89,12 +89,16 @@ def headline(scores: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     return found[(found["class"] == "all") & found["metric"].isin(metrics or ("mIoU",))]
 
 
+def headline_rule(scores: pd.DataFrame) -> str:
+    """The rule of settings that may be concluded from: "calibrated" where it is known, else "fixed"."""
+    return "calibrated" if "calibrated" in set(scores["rule"]) else "fixed"
+
+
 def at_headline(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of `Study.scores` at each artifact's headline setting: calibrated or, where nothing can be
     calibrated, the preset's; never the oracle's.
     """
-    others = {"oracle", "fixed"} if "calibrated" in set(scores["rule"]) else {"oracle"}
-    return scores[~scores["rule"].isin(others)]
+    return scores[scores["rule"].isin([headline_rule(scores), "none"])]
 
 
 def class_iou(scores: pd.DataFrame) -> pd.DataFrame:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from wsss_lib.artifacts import Artifact, swept
-from wsss_lib.metrics import best_threshold, summary
+from wsss_lib.artifacts import Artifact, Origin, swept
+from wsss_lib.data.masks import save_mask
+from wsss_lib.metrics import BOX_SIDE, best_threshold, centre_box, summary
 from wsss_lib.runtime.cache import arrays
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.progress import report
@@ -57,6 +58,25 @@ def calibrated(study: Study, artifact: Artifact) -> int | None:
         return None
     best, _ = best_threshold(confusions(study, artifact.on("tune"))["all"], artifact.setting.values)
     return artifact.setting.values.index(best)
+
+
+def centre_boxes(study: Study, seed: int, split: str = "train") -> Artifact:
+    """What knowing nothing but the image labels is worth: `metrics.centre_box` as the mask of every photo.
+
+    seed: that of the systems it is compared with; the boxes do not depend on it.
+    """
+    data = study.labelled(split)
+    origin = Origin("centre box", seed, split=split, stage="centre box")
+    title = origin.title("masks")
+
+    def work(out: Path) -> None:
+        for id in report(data.ids, title, unit="photo", total=len(data)):
+            box = centre_box(data.image_size(id), np.flatnonzero(data.label(id)) + 1)
+            save_atomically(lambda path, box=box: save_mask(box, path), out / f"{id}.png")
+
+    return study.stage(
+        "centre_box", 1, {"side": BOX_SIDE}, [data.fingerprint()], work, title, "masks", origin
+    )  # fmt: skip
 
 
 def counts_by_photo(study: Study, artifact: Artifact) -> dict[str, sparse.csr_array]:
