@@ -1,10 +1,23 @@
 """Kinds of wrong pixels against a search over all pairs of pixels."""
 
+import handmade
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
-from wsss_lib.report.mistakes import clearest, failure_kinds, failure_shares, near_border
+from wsss_lib.data.masks import load_mask
+from wsss_lib.report.mistakes import (
+    clearest,
+    failure_kinds,
+    failure_shares,
+    mistake_notes,
+    mistakes_by_photo,
+    mistakes_compared,
+    near_border,
+    shown_mistakes,
+)
+from wsss_lib.study.study import Study
 
 KINDS = ("missing parts", "wrong class", "wrong border", "noise in the background")
 
@@ -66,3 +79,70 @@ def test_the_clearest_photo_is_that_whose_other_failures_are_small():
         ("wrong border", "both"),
         ("wrong border", "parts"),
     ]
+
+
+@pytest.fixture
+def study(tiny_voc, tmp_path) -> Study:
+    return Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+
+
+def random_masks(study, folder, seed: int):
+    rng = np.random.default_rng(seed)
+    found = {id: rng.choice([0, 8, 15], (24, 32)).astype(np.uint8) for id in study.data.scored("train")}
+    return handmade.masks(folder, found)
+
+
+def test_every_photo_has_its_shares_for_each_key(study, tmp_path):
+    made = {("CAM", name): random_masks(study, tmp_path / name, seed) for seed, name in enumerate(("a", "b"))}
+    table = mistakes_by_photo(study, made)
+    ids = study.data.scored("train")
+    assert table.index.tolist() == [("CAM", name, id) for id in ids for name in ("a", "b")]
+    assert tuple(table.columns) == KINDS
+    for stage, name, id in table.index:
+        truth = study.data.train.mask(id)
+        mask = load_mask(made[stage, name].file(f"{id}.png"))
+        assert table.loc[(stage, name, id)].to_dict() == failure_shares(mask, truth, near_border(truth))
+    flat = mistakes_by_photo(study, {"a": made["CAM", "a"]})
+    assert flat.index.tolist() == [("a", id) for id in ids]
+
+
+def test_kinds_are_compared_with_the_baseline_photo_by_photo():
+    rng = np.random.default_rng(0)
+    keys = [("CAM", "plain"), ("CAM", "second"), ("CAM", "first"), ("label", "plain"), ("label", "first")]
+    index = pd.MultiIndex.from_tuples(
+        [(*key, f"p{i}") for i in range(12) for key in keys], names=["masks of", "method", "photo"]
+    )
+    wrong = pd.DataFrame(rng.uniform(0, 20, (len(index), 2)), index, ["missing parts", "wrong class"])
+    table = mistakes_compared(wrong, "plain")
+    order = [("CAM", "second"), ("CAM", "first"), ("label", "first")]  # as they came
+    assert [tuple(row) for row in table[["masks of", "method"]].drop_duplicates().to_numpy()] == order
+    for _, row in table.iterrows():
+        plain, own = (
+            wrong.sort_index().xs((row["masks of"], name))[row["kind"]] for name in ("plain", row["method"])
+        )
+        assert row["plain's"] == pytest.approx(plain.mean())
+        assert row["its own"] == pytest.approx(own.mean())
+        assert row["difference"] == pytest.approx((own - plain).mean())
+        low, high = ttest_1samp(own - plain, 0).confidence_interval()
+        assert [row["95% low"], row["95% high"]] == pytest.approx([low, high])
+
+
+def test_shown_mistakes_have_the_colour_of_what_is_missing_or_taken_for(study, tmp_path):
+    made = random_masks(study, tmp_path / "masks", 3)
+    chosen = [("missing parts", "a2"), ("noise in the background", "a2"), ("wrong border", "a1")]
+    found = shown_mistakes(study, made, chosen)
+    assert list(found) == ["a2", "a1"]
+    for id, shown in found.items():
+        truth, mask = study.data.train.mask(id), load_mask(made.file(f"{id}.png"))
+        kinds = failure_kinds(mask, truth, near_border(truth))
+        wanted = [kind for kind, photo in chosen if photo == id]
+        for place in np.ndindex(truth.shape):
+            wrong = any(kinds[kind][place] for kind in wanted)
+            assert shown[place] == ((truth[place] or mask[place]) if wrong else 0)
+
+
+def test_notes_have_a_line_for_each_kind_a_photo_is_chosen_for():
+    shares = pd.DataFrame({"missing parts": [12.4], "wrong class": [7.6]}, index=["a"])
+    assert mistake_notes([("missing parts", "a"), ("wrong class", "a")], shares) == {
+        "a": "missing parts:\n12 %\nwrong class:\n8 %"
+    }

@@ -5,7 +5,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss_lib.report.plots import caption, differences, picture_grid, sensitivity
+from wsss_lib.report.plots import (
+    VOID,
+    class_colours,
+    class_hatches,
+    differences,
+    gain_scatter,
+    level_lines,
+    loss_curves,
+    overlay_map,
+    overlay_mask,
+    sensitivity,
+    sweep_curves,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,20 +46,88 @@ def test_sensitivity_puts_every_setting_in_order_and_marks_the_chosen_one():
     assert [list(line.get_xdata()) for line in marked] == [[1, 1]]
 
 
-def test_captions_stand_in_the_pictures_row_by_row():
-    pictures = [{"a": np.full((4, 6, 3), i, np.uint8), "b": np.zeros((4, 6, 3), np.uint8)} for i in range(2)]
-    figure = picture_grid(pictures)
-    caption(figure, ["one", "", "three", "four"])
-    assert [axis.texts[0].get_text() for axis in figure.axes] == ["one", "", "three", "four"]
-    with pytest.raises(ValueError, match="zip"):
-        caption(figure, ["one"])
+def linear(colours: np.ndarray) -> np.ndarray:
+    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
 
 
-def test_a_row_is_as_high_as_its_picture_and_an_upright_one_as_high_as_wide():
-    rows = [{"a": np.zeros((*shape, 3), np.uint8)} for shape in ((4, 8), (6, 6), (12, 4))]
-    figure = picture_grid(rows, width=2)
-    assert figure.get_size_inches().tolist() == pytest.approx([2, 1 + 2 + 2 + 0.6])
-    assert figure.axes[0].get_gridspec().get_height_ratios() == [0.5, 1, 1]
+def lab_in_deuteranopia(colours: np.ndarray) -> np.ndarray:
+    """(n, 3) sRGB -> CIELAB of what a deuteranope sees (Machado et al., 2009, severity 1; white D65)."""
+    seen = np.array([
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881],
+    ])  # fmt: skip
+    to_xyz = np.array([
+        [0.412456, 0.357576, 0.180437], [0.212673, 0.715152, 0.072175], [0.019334, 0.119192, 0.950304],
+    ])  # fmt: skip
+    xyz = np.clip(linear(colours) @ seen.T, 0, 1) @ to_xyz.T / [0.95047, 1, 1.08883]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+
+
+@pytest.mark.parametrize("count", [7, 21, 81])
+def test_classes_can_be_told_apart_in_deuteranopia(count):
+    colours, hatches = class_colours(count), class_hatches(count)
+    assert colours.shape == (count, 3)
+    assert not colours[0].any()
+    places = lab_in_deuteranopia(colours[1:])
+    neighbours = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    assert neighbours.min() > 50  # it was 9 at 7 classes and 1 at 21
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    same_hatch = np.equal.outer(hatches[1:], hatches[1:]) & ~np.eye(count - 1, dtype=bool)
+    assert apart[same_hatch].min() > 17  # without a hatch to help
+    assert len(set(zip(map(tuple, colours.tolist()), hatches, strict=True))) == count
+
+
+def test_the_simulated_eye_confuses_what_deuteranopes_confuse():
+    red, green, blue = lab_in_deuteranopia(np.array([[0.8, 0.25, 0.1], [0.35, 0.42, 0.05], [0.1, 0.2, 0.8]]))
+    assert np.linalg.norm(red - green) < 35 < np.linalg.norm(red - blue)
+
+
+def test_overlays_mix_photo_and_colour():
+    photo = np.full((1, 3, 3), 100, np.uint8)
+    mask = np.array([[0, 2, 255]])
+    shown = overlay_mask(photo, mask, 3)
+    np.testing.assert_allclose(shown[0, 0], 100 / 255)
+    np.testing.assert_allclose(shown[0, 1], 0.3 * 100 / 255 + 0.7 * class_colours(3)[2])
+    np.testing.assert_allclose(shown[0, 2], 0.3 * 100 / 255 + 0.7 * np.array(VOID))
+    heat = overlay_map(photo, np.array([[-1, 0.5, 2]]))
+    expected = plt.get_cmap("inferno")([0.0, 0.5, 1.0])[:, :3]
+    np.testing.assert_allclose(heat[0], 0.3 * 100 / 255 + 0.7 * expected)
+
+
+def test_loss_curves_have_a_panel_a_loss_with_its_bounds():
+    histories = {
+        name: pd.DataFrame({"epoch": [1, 2], "a": [3 + k, 2 + k], "b": [1, 0]}) for k, name in enumerate("xy")
+    }
+    figure = loss_curves(histories, {"a": "loss a", "b": "loss b"}, {"b": (0.5, 2.0)})
+    first, second = figure.axes
+    assert [line.get_ydata().tolist() for line in first.lines] == [[3, 2], [4, 3]]
+    assert [axis.get_ylabel() for axis in figure.axes] == ["loss a", "loss b"]
+    assert [line.get_ydata()[0] for line in second.lines[2:]] == [0.5, 2.0]
+    assert [text.get_text() for text in second.get_legend().get_texts()] == ["x", "y"]
+
+
+def test_level_lines_have_the_colour_of_their_curve():
+    figure = sweep_curves(
+        pd.DataFrame({"fixed": [1, 2], "oracle": [3, 4]}, index=[1, 2]), "K", "mIoU", limits=(0, 9)
+    )
+    level_lines(figure, {"oracle": 3.5, "fixed": 1.5}, "CAM")
+    axis = figure.axes[0]
+    curves = {line.get_label(): line for line in axis.lines}
+    assert axis.get_ylim() == (0, 9)
+    for name, level in {"oracle": 3.5, "fixed": 1.5}.items():
+        line = curves[f"CAM, {name}"]
+        assert (line.get_ydata()[0], line.get_linestyle()) == (level, ":")
+        assert line.get_color() == curves[name].get_color()
+
+
+def test_a_scatter_holds_every_photo_and_marks_the_chosen():
+    gain = pd.DataFrame({"CAM": [1.0, -2.0, 0.0], "walk": [3.0, 1.0, -4.0]}, index=list("abc"))
+    axis = gain_scatter(gain, ["c"], "before", "after").axes[0]
+    everything, chosen = (points.get_offsets().tolist() for points in axis.collections)
+    assert everything == [[1, 3], [-2, 1], [0, -4]]
+    assert chosen == [[0, -4]]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("before", "after")
+    assert axis.get_xlim() == axis.get_ylim() == pytest.approx((-4.2, 4.2))
 
 
 def test_differences_draw_a_line_per_row_from_the_top():

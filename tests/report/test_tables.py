@@ -1,10 +1,14 @@
 """wsss_lib.report.tables."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
+from wsss_lib.artifacts import Setting
 from wsss_lib.methods import RECIPES
 from wsss_lib.report import tables
+from wsss_lib.study.study import Study
 
 
 def test_reported_reads_a_papers_table():
@@ -80,3 +84,87 @@ def test_every_method_has_its_name_in_the_papers():
         name for table in tables.PAPERS.glob("*/tables/*.csv") for name in pd.read_csv(table)["method"]
     }
     assert {recipe.paper_name for recipe in RECIPES.values()} <= printed
+
+
+def scores() -> pd.DataFrame:
+    """Two stages and two seeds; classes cat and all, rules fixed and oracle."""
+    rows = [
+        ("train", stage, rule, f"t {seed}", seed, name, metric, base + 10 * seed + extra)
+        for stage, base in (("CAM", 20.0), ("CAM+RW", 40.0))
+        for seed in (0, 1)
+        for rule, extra in (("fixed", 0.0), ("oracle", 5.0))
+        for name, metric in (("cat", "IoU"), ("all", "mIoU"), ("all", "recall"))
+    ]
+    columns = ["split", "stage", "rule", "setting", "seed", "class", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_a_headline_is_a_mean_over_classes_at_a_setting_nobody_chose_on_the_masks():
+    table = tables.headline(scores())
+    assert set(table["rule"]) == {"fixed"}
+    assert set(table["class"]) == {"all"}
+    assert table["value"].tolist() == [20, 30, 40, 50]
+    assert set(tables.headline(scores(), "mIoU", "recall")["metric"]) == {"mIoU", "recall"}
+
+
+def test_class_iou_has_the_classes_and_their_mean():
+    table = tables.class_iou(scores())
+    assert len(table) == 2 * 2 * 2
+    assert set(table["metric"]) == {"IoU", "mIoU"}
+
+
+def test_mean_and_std_are_over_the_seeds():
+    mean, std = tables.mean_and_std(tables.headline(scores()), ["stage"], "rule")
+    assert mean["fixed"].to_dict() == {"CAM": 25.0, "CAM+RW": 45.0}
+    assert std["fixed"].to_numpy() == pytest.approx(50**0.5)
+    mean, _ = tables.mean_and_std(tables.headline(scores()), ["stage"], ["split", "rule"])
+    assert mean["train", "fixed"].tolist() == [25, 45]
+
+
+def test_a_stage_summary_has_the_settings_of_all_seeds():
+    saved, read = tables.stage_summary(scores())
+    assert saved.columns.tolist() == [
+        "split",
+        "stage",
+        "rule",
+        "setting",
+        "mIoU",
+        "recall",
+        "mIoU (std)",
+        "recall (std)",
+    ]
+    first = saved.iloc[0]
+    assert first[["stage", "rule", "setting", "mIoU"]].tolist() == ["CAM", "fixed", "t 0, t 1", 25.0]
+    assert first["mIoU (std)"] == pytest.approx(50**0.5)
+    assert read.loc[("train", "CAM+RW", "oracle"), "mIoU"] == "50.0 ± 7.1"
+
+
+def test_classes_are_rows_and_stages_columns():
+    assert tables.by_class(scores(), "stage").loc["cat"].to_dict() == {"CAM": 25.0, "CAM+RW": 45.0}
+    assert tables.by_class(scores(), ["stage", "split"]).columns.tolist() == ["CAM (train)", "CAM+RW (train)"]
+
+
+def test_a_comparison_by_class_is_one_table_a_column():
+    index = pd.MultiIndex.from_tuples(
+        [("seg", "A", "all"), ("seg", "A", "cat"), ("seg", "B", "all"), ("seg", "B", "cow")],
+        names=["stage", "method", "class"],
+    )
+    values = {"reported (voc2012)": [1.0, 2.0, None, None], "reproduced (scenes)": [None, None, 3.0, 4.0]}
+    found = tables.one_a_column(pd.DataFrame(values, index), ["stage", "method"])
+    assert list(found) == ["reported (voc2012)", "reproduced (scenes)"]
+    assert found["reported (voc2012)"]["seg", "A"].to_dict() == {"cat": "2.0", "all": "1.0"}
+    assert found["reproduced (scenes)"]["seg", "B"].to_dict() == {"cow": "4.0", "all": "3.0"}
+
+
+def test_a_study_is_described_by_its_photos_and_labels(tiny_voc, tmp_path):
+    study = Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    assert tables.described(study).iloc[0].to_dict() == {
+        "photos to learn from": 5, "scored (train)": 5, "scored (val)": 2, "classes": 20,
+        "labels per photo": 1.4, "with several labels (%)": 40.0,
+    }  # fmt: skip
+
+
+def test_marked_settings_are_the_presets_and_the_best():
+    sweep = pd.DataFrame({"mIoU": [1.0, 5.0, 3.0]}, index=[0.1, 0.2, 0.3])
+    artifact = SimpleNamespace(setting=Setting.at("threshold", (0.1, 0.2, 0.3), 0.3))
+    assert tables.marked_settings(sweep, artifact) == {"fixed": 0.3, "oracle": 0.2}

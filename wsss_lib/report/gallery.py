@@ -100,7 +100,7 @@ def _content(
     if column.kind == "masks":
         return load_mask(column.file(f"{id}.png"))
     if column.kind not in ("score maps", "boundaries", "marginals", "probabilities"):
-        raise ValueError(f"The {column.title} are {column.kind}; give maps or masks to be drawn.")
+        raise ValueError(f"{column.title!r} holds no pictures ({column.kind}); give maps or masks.")
     maps = ScoreMaps.load(column.file(f"{id}.npz"))
     if column.kind == "score maps":
         return maps
