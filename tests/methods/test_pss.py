@@ -777,12 +777,12 @@ def test_the_papers_step_and_inference_at_full_size(tmp_path, capsys):
     before = {
         name: p.detach().clone() for name, p in net.named_parameters() if "conv6" in name or "b7" in name
     }
-    start, clock = time.perf_counter(), Clock(6 * 661, 6, 20, 661)
+    start, clock = time.process_time(), Clock(6 * 661, 6, 20, 661)
     losses = net.training_step(given, clock, "train")
     losses["loss"].backward()
     optimiser.step()
     net.after_step(clock)
-    step = time.perf_counter() - start
+    step = time.process_time() - start  # of the processor, whoever else uses it
     trained_at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     assert all(loss.isfinite() for loss in losses.values())
     assert {"L_cls", "L_RCM", "L_MAM"} < losses.keys()
@@ -791,19 +791,17 @@ def test_the_papers_step_and_inference_at_full_size(tmp_path, capsys):
         moved = (after[name] - p).abs().max().item()
         assert (moved > 0) == bool(after[re.sub("^support", "main", name)].requires_grad), name
     photo = torch.from_numpy(study.data.train.image(study.data.train.ids[0])).permute(2, 0, 1)[None]
-    start, maps = time.perf_counter(), study.config.maps
+    start, maps = time.process_time(), study.config.maps
     ((classes, found),) = response_maps(
         net.kept().eval(), photo, given["label"], maps.scales, maps.flip, maps.stride
     )
-    inference = time.perf_counter() - start
+    inference = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     with capsys.disabled():
         print(
-            f"\nPSS, preset paper, one photo: step {step:.1f} s, peak {trained_at:.1f} GiB; inference of a "
-            f"375 x 500 photo {inference:.1f} s, peak {peak:.1f} GiB; {torch.get_num_threads()} threads"
+            f"\nPSS, preset paper, one photo: step {step:.0f} s of processor, peak {trained_at:.1f} GiB; "
+            f"inference of a photo of 375 x 500 {inference:.0f} s, peak {peak:.1f} GiB"
         )
     assert found.shape == (len(classes), 375, 500)
     assert (found >= 0).all()
-    assert (
-        0.9 < found.max() <= 1
-    )  # over the maximum and a small number, beside which random maps are not large
+    assert 0.9 < found.max() <= 1  # divided by the maximum and 1e-5, beside which random maps are not large

@@ -63,8 +63,8 @@ class PSSTraining(CAMClassifier):
     detach_max: bool  # no gradient through the maximum that a map of F is divided by
     lambda_rcm: NonNegative  # lambda_2 of (9); 0 switches the module off; lambda_1 is 1
     lambda_mam: NonNegative  # lambda_3
-    rcm_start: Fraction  # share of the steps that L_cls trains alone, G being F's copy
-    mam_start: Fraction  # share of the steps before MAM; the paper's epoch 6 of 20
+    rcm_start: Fraction  # share of the epochs, in whole ones, that L_cls trains alone, G being F's copy
+    mam_start: Fraction  # share of the epochs before MAM; the paper's 6 of 20
     ema_memory: Positive | None  # of G in epochs: 1 / (1 - alpha) steps; None: G shares F's weights (W.S.)
     ema_ramp: bool  # alpha_t = min(alpha, (1 + t) / (10 + t)), so that a young G is not its own start
 
@@ -335,7 +335,8 @@ class PSS(Method):
     def balance(self, clock: Clock) -> tuple[float, float]:
         """lambda_2 and lambda_3 of equation 9 at this time."""
         config = self.config
-        rcm, mam = (clock.progress >= start for start in (config.rcm_start, config.mam_start))
+        starts = (round(share * clock.epochs) for share in (config.rcm_start, config.mam_start))
+        rcm, mam = (clock.epoch >= start for start in starts)
         return rcm * config.lambda_rcm, mam * config.lambda_mam
 
     @torch.no_grad()
@@ -414,10 +415,9 @@ class PSS(Method):
         """Move G; while L_cls trains alone it is F's copy."""
         if self.support is None:
             return
-        config, alpha = self.config, 0.0
-        if clock.progress >= config.rcm_start:
-            steps = clock.step - round(config.rcm_start * clock.epochs * clock.steps_per_epoch)
-            alpha = momentum(config.ema_memory * clock.steps_per_epoch, steps, config.ema_ramp)
+        config, epoch = self.config, clock.steps_per_epoch
+        steps = clock.step - round(config.rcm_start * clock.epochs) * epoch
+        alpha = momentum(config.ema_memory * epoch, steps, config.ema_ramp) if steps >= 0 else 0
         move_average(self.support, self.main, alpha)
 
 
