@@ -482,6 +482,7 @@ def test_paper_and_code_are_variants():
     for config in (default, paper, code):
         assert (config.optimiser.momentum, config.optimiser.weight_decay) == (1e-5, 0)
         assert (config.cam_threshold, config.saliency_threshold, config.rounds) == (0.2, 0.06, 3)
+        assert not config.renormalise
 
 
 def test_the_cams_classifier_must_be_linear(tmp_path):
