@@ -40,6 +40,9 @@ class Stages:
     def compare(self, ours, baseline):
         return pd.DataFrame({"ours": [ours[0].title], "against": [baseline[0].title]})
 
+    def headline(self, artifact):
+        return artifact.setting.fixed
+
     def sweep(self, artifact):
         columns = {"mIoU": [1.0, 2.0, 3.0], "pixel accuracy": [9.0] * 3, "body": [4.0, 5.0, 6.0]}
         return pd.DataFrame(columns, index=[0.1, 0.3, 0.5]) + artifact.origin.seed
@@ -87,10 +90,10 @@ def test_gains_have_the_papers_beside_them_and_skip_what_was_not_made():
     assert table["against"].str[0].tolist() == ["A", "A", "A", "B"]
 
 
-def test_parts_are_those_at_the_fixed_setting():
+def test_parts_are_those_at_the_headline_setting():
     study = Stages()
     maps = ablation.Row(study, "cam").maps()
-    table = ablation.parts_at_fixed(study, {("A", 0): maps[0], ("A", 1): maps[1]}, ["method", "seed"])
+    table = ablation.parts_at_headline(study, {("A", 0): maps[0], ("A", 1): maps[1]}, ["method", "seed"])
     assert table.index.names == ["method", "seed"]
     assert table.loc[("A", 0)].to_dict() == {"mIoU": 2.0, "body": 5.0}
     assert table.loc[("A", 1)].to_dict() == {"mIoU": 3.0, "body": 6.0}

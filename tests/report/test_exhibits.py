@@ -116,8 +116,8 @@ def test_a_figure_of_certain_classes_wants_data_that_have_them(folder):
     write_notebook(folder, "sc_cam/figure-3.9", "sc_cam/figure-3.5", "sc_cam/figure-3.3")
     for run in ("scenes/quick", "voc2012/paper", "voc2012-subset/standard"):
         write_provenance(folder, run, "02_rounds", "2026-01-01 00:00:00")
-    path = folder / "results" / "voc2012-subset" / "standard" / "provenance" / "02_rounds.json"
-    path.write_text(json.dumps({"finished": "2026-01-01 00:00:00", "classes": ["cow", "dog"]}))
+    path = folder / "results" / "voc2012-subset" / "standard" / "provenance.json"
+    record(path, "02_rounds", {"classes": ["cow", "dog"]}, {"finished": "2026-01-01 00:00:00"})
     found = {
         (name, row[2]): (bool(row[4]), row[5]) for name, rows in of(folder).items() for row in rows if row[2]
     }

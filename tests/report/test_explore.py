@@ -94,7 +94,7 @@ def test_each_control_changes_the_picture(study, preset):
     assert "IoU on this photo" in scores.value
     assert (controls["threshold"].disabled, controls["alpha"].disabled) == (True, False)
     changes = {
-        "photo": study.data.train.ids[6], "method": "mixup_cam", "walk steps": 1,
+        "photo": study.data.train.ids[5], "method": "mixup_cam", "walk steps": 1,
         "dense CRF": not preset.crf, "alpha": 0.5,
     }  # fmt: skip
     seen = [picture.value]

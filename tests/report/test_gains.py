@@ -4,6 +4,7 @@ import handmade
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import keep_apart
 from scipy.stats import ttest_1samp
 
 from wsss_lib.report import gains
@@ -12,7 +13,9 @@ from wsss_lib.study.study import Study
 
 
 def test_gains_are_differences_of_the_photos_iou(tiny_voc, tmp_path):
-    study = Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    study = Study(
+        "smoke", "tiny", keep_apart(tiny_voc), cache=tmp_path / "cache", results=tmp_path / "results"
+    )
     rng, ids = np.random.default_rng(0), study.data.scored("train")
     made = {
         stage: {

@@ -6,6 +6,7 @@ import handmade
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import keep_apart
 from sklearn.metrics import jaccard_score
 
 from wsss_lib.artifacts import Artifact, Origin, Setting
@@ -27,7 +28,9 @@ def _close():
 
 @pytest.fixture
 def study(tiny_voc, tmp_path) -> Study:
-    return Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    return Study(
+        "smoke", "tiny", keep_apart(tiny_voc), cache=tmp_path / "cache", results=tmp_path / "results"
+    )
 
 
 def score_maps(*classes: int, stride: int = 4) -> ScoreMaps:

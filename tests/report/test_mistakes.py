@@ -4,6 +4,7 @@ import handmade
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import keep_apart
 from scipy.stats import ttest_1samp
 
 from wsss_lib.data.masks import load_mask
@@ -83,7 +84,9 @@ def test_the_clearest_photo_is_that_whose_other_failures_are_small():
 
 @pytest.fixture
 def study(tiny_voc, tmp_path) -> Study:
-    return Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    return Study(
+        "smoke", "tiny", keep_apart(tiny_voc), cache=tmp_path / "cache", results=tmp_path / "results"
+    )
 
 
 def random_masks(study, folder, seed: int):

@@ -4,6 +4,7 @@ import handmade
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import keep_apart
 from sklearn.metrics import jaccard_score
 
 from wsss_lib.report.selection import (
@@ -27,7 +28,9 @@ def test_even_distances_begin_with_the_first(number, count, expected):
 
 
 def test_the_iou_of_a_photo_is_over_the_classes_in_it_or_predicted(tiny_voc, tmp_path):
-    study = Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    study = Study(
+        "smoke", "tiny", keep_apart(tiny_voc), cache=tmp_path / "cache", results=tmp_path / "results"
+    )
     rng = np.random.default_rng(0)
     ids = study.data.scored("train")
     found = {id: rng.choice([0, 8, 12, 15], (24, 32)).astype(np.uint8) for id in ids}
@@ -60,5 +63,7 @@ def test_the_most_connected_class_shares_most_photos():
 
 
 def test_present_classes_are_those_of_the_label(tiny_voc, tmp_path):
-    study = Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    study = Study(
+        "smoke", "tiny", keep_apart(tiny_voc), cache=tmp_path / "cache", results=tmp_path / "results"
+    )
     assert present_classes(study.data.train, "a2") == ["cat", "person"]

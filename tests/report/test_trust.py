@@ -3,6 +3,7 @@
 import handmade
 import numpy as np
 import pytest
+from conftest import keep_apart
 
 from wsss_lib.report import trust
 from wsss_lib.score_maps import ScoreMaps
@@ -13,7 +14,9 @@ SIZE = (24, 32)
 
 @pytest.fixture
 def study(tiny_voc, tmp_path) -> Study:
-    return Study("smoke", "tiny", tiny_voc, cache=tmp_path / "cache", results=tmp_path / "results")
+    return Study(
+        "smoke", "tiny", keep_apart(tiny_voc), cache=tmp_path / "cache", results=tmp_path / "results"
+    )
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> float:
