@@ -60,6 +60,20 @@ def test_bare_make_explains_every_target():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_prose_with_calls(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    prose, code = (
+        ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
+        for kind in ("markdown", "code")
+    )
+    lines = [line for source in code for line in source.splitlines() if line.strip()]
+    assert sum(len(source.split()) for source in prose) >= 6 * len(lines)
+    assert not [line for line in lines if re.search(r"overlay_|load_mask|ScoreMaps|imshow", line)]
+    assert "**Aim" in prose[0]
+    assert any(source.startswith("## What to take away") for source in prose)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_clean(notebook):
     cells = json.loads(notebook.read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]

@@ -109,6 +109,26 @@ def test_each_control_changes_the_picture(study, preset):
     assert picture.value != before
 
 
+def test_sample_settings_lead_from_the_bare_map_to_the_presets(preset):
+    rows = explore.sample_settings(preset)
+    assert len(rows) == 7
+    *walks, last = rows.values()
+    assert last == preset
+    assert [one.threshold / preset.threshold for one in walks[:3]] == [0.5, 1, 1.5]
+    assert [one.steps for one in walks] == [0, 0, 0, 4, preset.steps, preset.steps]
+    assert [one.alpha / preset.alpha for one in walks[3:]] == [1, 1, 0.5]
+    assert not any(one.crf for one in walks)
+    assert f"threshold {preset.threshold:g}" in rows
+
+
+def test_the_iou_of_settings_is_that_of_the_page(study, subjects, preset):
+    id, photo = next(iter(subjects.items()))
+    rows = {"as it\nis": preset, "bare": replace(preset, crf=False)}
+    found = explore.iou_of_settings(study, "cam", id, rows)
+    views = [explore.look(photo, one, study.config, len(study.data.classes)) for one in rows.values()]
+    assert found.to_dict() == pytest.approx({"as it is": views[0].mean_iou, "bare": views[1].mean_iou})
+
+
 def test_the_grid_has_a_row_for_each_setting(study, preset, tmp_path):
     figure = explore.grid(
         study, "cam", study.data.train.ids[0], {"as it is": preset, "bare": replace(preset, crf=False)}

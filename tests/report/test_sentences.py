@@ -114,8 +114,8 @@ def test_trust_names_the_class_that_is_most_taught_as_background():
     counts = np.array([[80, 10, 0, 10], [20, 70, 0, 10], [60, 0, 30, 10]])
     said = sentences.of_trust(trust_of_counts(counts, ("background", "cat", "cow")))
     assert said == (
-        "Trusted as foreground: 91 % right; as background: 50 % right. Of all foreground 10 % are undecided and "
-        "40 % taught as background; most of cow, 60 %."
+        "Trusted as foreground: 91 % right; as background: 50 % right. Of all foreground 10 % are undecided "
+        "and 40 % taught as background; most of cow, 60 %."
     )
 
 

@@ -64,6 +64,7 @@ def test_a_comparison_holds_the_difference_of_the_scores_and_its_interval(study,
         assert row["95% low"] <= row["difference"] <= row["95% high"]
     assert (table["photos"] == len(study.data.scored("train"))).all()
     assert table["std"].isna().all()
+    assert set(table["verdict"]) == {"fewer than 50 photos, not a verdict"}
     assert (table["system"] + " / " + table["against"]).unique() == ["cam: CAM+RW / cam: CAM"]
     masks = study.compare([chain["CAM+RW+CRF"]], [chain["CAM"]])
     assert masks["rule"].tolist() == ["fixed"]

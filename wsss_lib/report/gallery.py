@@ -142,8 +142,8 @@ def _cell(
     if content is None:
         return None
     if isinstance(content, ScoreMaps):
-        (place,) = np.flatnonzero(content.classes == c)[:1] if c in content.classes else (None,)
-        response = np.zeros(image.shape[:2]) if place is None else content.full()[place]
+        found = content.full()[content.classes == c]
+        response = found[0] if len(found) else np.zeros(image.shape[:2])
         return Heat(
             image, response / max(response.max(), 1e-5), names[c], None if truth is None else truth == c
         )

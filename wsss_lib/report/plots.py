@@ -137,10 +137,9 @@ def sensitivity(
 
 def class_bars(table: pd.DataFrame, value: str) -> Figure:
     """Grouped bars: one group per row (class), one bar per column (stage), values in %."""
-    hatches = ("", "//", "..", "xx", "--", "\\\\")
     figure, axis = plt.subplots(figsize=(max(5.4, 0.9 * len(table) + 3.6), 3.2), layout="constrained")
     table.plot.bar(ax=axis, width=0.8, edgecolor="white", linewidth=0.4)
-    for container, hatch in zip(axis.containers, hatches, strict=False):
+    for container, hatch in zip(axis.containers, cycle(HATCHES), strict=False):
         for bar in container:
             bar.set_hatch(hatch)
     axis.set(xlabel="", ylabel=value, ylim=(0, 100))
