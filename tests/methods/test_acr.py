@@ -33,6 +33,7 @@ from wsss_lib.methods.acr import (
 from wsss_lib.methods.base import build
 from wsss_lib.models.reconstructor import Reconstructor, restated
 from wsss_lib.models.trainable import START, Clock
+from wsss_lib.report.tables import PAPERS
 from wsss_lib.study.study import Study
 from wsss_lib.training import Phase, SeededExamples, train
 
@@ -622,6 +623,15 @@ def test_the_preset_paper_is_the_code_and_the_supplement():
         optimiser = section.optimiser_of(phase)
         assert (optimiser.name, optimiser.lr, optimiser.momentum) == ("sgd", 0.01, "weight_decay_slip")
         assert optimiser.new_layers_lr == new
+
+
+def test_table_a1_is_read_from_the_decoder():
+    printed = pd.read_csv(PAPERS / "acr" / "tables" / "table-A1.csv")[["block", "metric", "value"]]
+    found = acr.decoder_sizes(load_config("paper").acr.reconstructor)
+    assert found["value"].tolist() == printed["value"].tolist()
+    assert found["block"].tolist() == printed["block"].tolist()
+    small = acr.decoder_sizes(load_config("quick").acr.reconstructor)
+    assert small["block"].unique().tolist() == ["Input", "D1", "D2", "D3", "D4", "U3", "U2", "U1", "C"]
 
 
 @pytest.mark.skipif(not COCO128.is_dir(), reason="needs ../shared/data/coco128 beside the checkout")

@@ -49,7 +49,7 @@ from wsss_lib.methods.base import Backbones, Method, Recipe, train_classifier
 from wsss_lib.models.activation import ActivationNet
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.mctformer import MCTformerNet
-from wsss_lib.models.reconstructor import Reconstructor, at_size, class_head, restated
+from wsss_lib.models.reconstructor import Reconstructor, UNet, at_size, class_head, restated
 from wsss_lib.models.trainable import Clock
 from wsss_lib.runtime.cache import arrays
 from wsss_lib.runtime.files import save_atomically
@@ -456,6 +456,26 @@ class ACR(Method):
         found = {name: self.reconstructor.decode(features * weight) for name, weight in shown.items()}
         found |= {"I": self.rebuilt_photo(images), "A_t": target, "A_nt": 1 - target, "g": grid}
         return {name: found[name].float().cpu() for name in PANELS}
+
+
+@torch.no_grad()
+def decoder_sizes(config: ReconstructorConfig) -> pd.DataFrame:
+    """Table A1: rows block, metric ("channels" and "size") and value, read from the decoder as it runs.
+
+    The blocks are in their order, the features themselves ("Input") first; a size is the side in pixels.
+    """
+    with torch.device("meta"):
+        features = torch.empty(1, sum(config.taps), config.side, config.side)
+        decoder = UNet(sum(config.taps), config.channels, config.dropout, config.variant)
+        shapes = {name: tuple(output.shape) for name, output in decoder.blocks(features)}
+    rows = {"Input": tuple(features.shape), **shapes}
+    return pd.DataFrame(
+        [
+            {"block": block, "metric": metric, "value": value}
+            for block, (_, channels, size, _) in rows.items()
+            for metric, value in (("channels", channels), ("size", size))
+        ]
+    )
 
 
 def alarms(means: Mapping[str, float], config: Adversarial) -> list[str]:

@@ -394,7 +394,7 @@ def run(study: Study, recipe: Recipe, seed: int, rounds: int | None) -> Artifact
     return train_classifier(
         study, recipe, recipe.trained_by(section), seed, rounds=stage,
         inputs=(before.key, masks.key, salient.key),
-        start=lambda model: model.start_from(trained_weights(before.path)), examples=examples,
+        start=lambda model, out: model.start_from(trained_weights(before.path)), examples=examples,
         data_seed=mix_seeds(seed, stage),  # a stage sees other crops than the stage before
     )  # fmt: skip
 

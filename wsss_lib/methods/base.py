@@ -177,5 +177,5 @@ def class_response_maps(
         "response_maps", 2, config.model_dump(exclude={"batch"}) | {"rule": rule.name} | kind,
         [classifier.key, data.fingerprint()], work, title, "score maps", origin,
         Setting.at("threshold", tuple(scores.thresholds()), scores.fixed_threshold),
-        on=partial(class_response_maps, study, classifier),
+        on=partial(class_response_maps, study, classifier, maps_of=maps_of),
     )  # fmt: skip
