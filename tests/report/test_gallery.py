@@ -143,9 +143,9 @@ def test_marginals_and_probabilities_are_drawn_by_their_argmax_and_boundaries_da
 def test_what_is_at_hand_needs_no_artifact(study):
     mask = np.full(SIZE, DOG, np.uint8)
     picture = np.zeros((*SIZE, 3), np.uint8)
-    columns = {"mask": {"b1": mask}, "picture": {"b1": picture}, "maps": {"b1": score_maps(1)}, "none": {}}
-    axes = gallery(study, ["b1"], columns, notes={"b1": "a note"}).axes
-    np.testing.assert_allclose(shown(axes[0]), overlay_mask(study.data.train.image("b1"), mask, 21))
+    columns = {"mask": {"a1": mask}, "picture": {"a1": picture}, "maps": {"a1": score_maps(1)}, "none": {}}
+    axes = gallery(study, ["a1"], columns, notes={"a1": "a note"}).axes
+    np.testing.assert_allclose(shown(axes[0]), overlay_mask(study.data.train.image("a1"), mask, 21))
     np.testing.assert_array_equal(shown(axes[1]), picture)
     assert axes[2].texts[0].get_text() == "aeroplane"
     assert not axes[3].images

@@ -85,8 +85,11 @@ def test_every_method_has_its_name_in_the_papers():
     printed = {
         name for table in tables.PAPERS.glob("*/tables/*.csv") for name in pd.read_csv(table)["method"]
     }
-    own = {"MCTformerV2", "ACR with ViT"}  # in the supplement's figures, not in its tables
-    assert {recipe.paper_name for recipe in RECIPES.values()} - own <= printed
+    shown = " ".join(
+        text for file in tables.PAPERS.glob("*/figures.csv") for text in pd.read_csv(file)["shows"]
+    )
+    for recipe in RECIPES.values():
+        assert recipe.paper_name in printed or recipe.paper_name in shown, recipe.name
 
 
 def scores() -> pd.DataFrame:
