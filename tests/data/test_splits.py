@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import keep_apart, save_mask
 
+from wsss_lib.data import splits
 from wsss_lib.data.splits import Splits
 
 
@@ -130,3 +131,25 @@ def test_the_list_test_has_the_classes_of_the_table(tiny_voc, tmp_path):
     data = Splits(own, ["fin"], own / "labels.csv", None)
     assert data.test.classes == ("fin",)
     np.testing.assert_array_equal(data.test.mask("b1"), np.full((24, 32), 1))
+
+
+def test_photos_to_tune_on_are_drawn_from_train_aug_and_not_learned_from(tmp_path, tiny_voc, monkeypatch):
+    monkeypatch.setattr(splits, "TUNED", 1)
+    lists = keep_apart(tiny_voc) / "ImageSets" / "Segmentation"
+    (lists / "train_aug.txt").write_text("a1\na2\na3\n")
+    (lists / "train.txt").write_text("a1\n")
+    data = splits.Splits(tiny_voc, None, "masks", None)
+    (chosen,) = data.tune.ids
+    assert chosen in {"a2", "a3"}  # not of train, on which training maps are scored
+    assert set(data.train.ids) == {"a1", "a2", "a3"} - {chosen}
+    (lists / "tune.txt").write_text("a3\n")
+    (lists / "train_aug.txt").write_text("a1\na2\n")
+    named = splits.Splits(tiny_voc, None, "masks", None)
+    assert (named.tune.ids, set(named.train.ids)) == (["a3"], {"a1", "a2"})
+
+
+def test_without_photos_to_tune_on_there_is_no_split_to_ask_for(tiny_voc):
+    data = splits.Splits(keep_apart(tiny_voc), None, "masks", None)
+    assert data.tune is None
+    with pytest.raises(ValueError, match=r"has no photos to choose settings on; .*tune\.txt"):
+        data.dataset("tune")

@@ -93,8 +93,18 @@ def test_each_control_changes_the_picture(study, preset):
     (scores,) = (child for child in page.children if type(child) is HTML)
     assert "IoU on this photo" in scores.value
     assert (controls["threshold"].disabled, controls["alpha"].disabled) == (True, False)
+    one_step = replace(preset, steps=1)
+    lively = next(  # a photo whose mask the CRF changes
+        id
+        for id in study.data.train.ids[1:]
+        for subject in [explore.subject(study, "mixup_cam", id)]
+        for both in [
+            [explore.look(subject, replace(one_step, crf=on), study.config, 7) for on in (True, False)]
+        ]
+        if (both[0].mask != both[1].mask).any()
+    )
     changes = {
-        "photo": study.data.train.ids[5], "method": "mixup_cam", "walk steps": 1,
+        "photo": lively, "method": "mixup_cam", "walk steps": 1,
         "dense CRF": not preset.crf, "alpha": 0.5,
     }  # fmt: skip
     seen = [picture.value]

@@ -147,7 +147,7 @@ def test_what_is_at_hand_needs_no_artifact(study):
     axes = gallery(study, ["a1"], columns, notes={"a1": "a note"}).axes
     np.testing.assert_allclose(shown(axes[0]), overlay_mask(study.data.train.image("a1"), mask, 21))
     np.testing.assert_array_equal(shown(axes[1]), picture)
-    assert axes[2].texts[0].get_text() == "aeroplane"
+    assert axes[2].texts[0].get_text() == "cat"
     assert not axes[3].images
     assert axes[0].get_ylabel() == "a note"
 

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from wsss_lib.data.masks import load_mask
+from wsss_lib.metrics import centre_box
 from wsss_lib.refinement import irn
 from wsss_lib.refinement.masks import Background
 from wsss_lib.score_maps import ScoreMaps
+from wsss_lib.study.scores import centre_boxes
 from wsss_lib.study.study import Study
 
 pytestmark = pytest.mark.whole  # see pyproject.toml
@@ -45,7 +47,7 @@ def test_the_chain_scores_every_stage_on_its_split(study, chain):
     assert table["stage"].unique().tolist() == list(chain)
     assert (table["split"] == np.where(table["stage"] == "segmentation", "val", "train")).all()
     rules = table.groupby("stage")["rule"].unique().map(set)
-    assert rules["CAM"] == rules["CAM+RW"] == {"fixed", "oracle"}
+    assert rules["CAM"] == rules["CAM+RW"] == {"calibrated", "fixed", "oracle"}
     assert rules["CAM+RW+CRF"] == rules["segmentation"] == {"none"}
     means = table[(table["class"] == "all") & (table["metric"] == "mIoU")].set_index(["stage", "rule"])[
         "value"
@@ -58,7 +60,7 @@ def test_a_comparison_holds_the_difference_of_the_scores_and_its_interval(study,
     scores = study.scores(list(chain.values())).query("`class` == 'all' and metric == 'mIoU'")
     means = scores.set_index(["stage", "rule"])["value"]
     table = study.compare([chain["CAM+RW"]], [chain["CAM"]]).set_index("rule")
-    assert table.index.tolist() == ["fixed", "oracle"]
+    assert table.index.tolist() == ["calibrated", "fixed", "oracle"]
     for rule, row in table.iterrows():
         assert row["difference"] == pytest.approx(means["CAM+RW", rule] - means["CAM", rule])
         assert row["95% low"] <= row["difference"] <= row["95% high"]
@@ -67,8 +69,44 @@ def test_a_comparison_holds_the_difference_of_the_scores_and_its_interval(study,
     assert set(table["verdict"]) == {"fewer than 50 photos, not a verdict"}
     assert (table["system"] + " / " + table["against"]).unique() == ["cam: CAM+RW / cam: CAM"]
     masks = study.compare([chain["CAM+RW+CRF"]], [chain["CAM"]])
-    assert masks["rule"].tolist() == ["fixed"]
-    assert masks["difference"].item() == pytest.approx(means["CAM+RW+CRF", "none"] - means["CAM", "fixed"])
+    assert masks["rule"].tolist() == ["calibrated"]
+    expected = means["CAM+RW+CRF", "none"] - means["CAM", "calibrated"]
+    assert masks["difference"].item() == pytest.approx(expected)
+
+
+def test_a_setting_is_calibrated_on_photos_that_are_neither_learned_from_nor_scored(study, chain):
+    tune, lists = study.data.tune, (study.data.train, study.data.val)
+    assert len(tune) == study.config.scenes.tune
+    assert not any(set(tune.ids) & set(data.ids) for data in lists)
+    for stage in ("CAM", "CAM+RW"):
+        maps = chain[stage].on("tune")
+        assert maps.origin == chain[stage].origin.but(split="tune")
+        sweep = study.sweep(maps)["mIoU"]
+        assert study.calibrated(chain[stage]) == int(np.argmax(sweep.to_numpy()))
+    assert study.calibrated(chain["CAM+RW+CRF"]) is None  # nothing is left to set
+    index = study.calibrated(chain["CAM+RW"])
+    labels = study.masks(chain["CAM+RW"], Background("channel", index), study.config.refine_crf)
+    assert labels == chain["CAM+RW+CRF"]
+
+
+def test_without_photos_to_tune_on_the_presets_setting_counts(folder):
+    study = Study("smoke", cache=folder / "cache", overrides={"scenes.tune": 0, "classifier.epochs": 1})
+    cams = study.response_maps("cam", 0)
+    assert study.calibrated(cams) is None
+    assert study.headline(cams) == cams.setting.fixed
+    assert set(study.scores([cams])["rule"]) == {"fixed", "oracle"}
+    with pytest.raises(ValueError, match="has no photos to choose settings on; write some with masks"):
+        cams.on("tune")
+
+
+def test_the_centre_box_is_scored_like_any_system(study, chain):
+    boxes = centre_boxes(study, 0)
+    id = study.data.train.ids[0]
+    expected = centre_box(study.data.train.image_size(id), np.flatnonzero(study.data.train.label(id)) + 1)
+    np.testing.assert_array_equal(load_mask(boxes.file(f"{id}.png")), expected)
+    table = study.compare([chain["CAM"]], [boxes])
+    assert table["rule"].tolist() == ["calibrated"]
+    assert table["against"].tolist() == ["centre box: centre box"]
 
 
 def test_a_comparison_pairs_seeds_and_refuses_what_is_not_alike(study, chain):
@@ -77,8 +115,8 @@ def test_a_comparison_pairs_seeds_and_refuses_what_is_not_alike(study, chain):
         return [replace(artifact, origin=artifact.origin.but(seed=seed)) for seed in (1, 0)]
 
     table = study.compare(with_seeds("CAM+RW"), with_seeds("CAM"))
-    assert table["seeds"].tolist() == [2, 2]
-    assert table["std"].tolist() == [0, 0]  # the same artifact twice
+    assert table["seeds"].tolist() == [2, 2, 2]
+    assert table["std"].tolist() == [0, 0, 0]  # the same artifact twice
     once = study.compare([chain["CAM+RW"]], [chain["CAM"]])
     interval = ["difference", "95% low", "95% high"]
     np.testing.assert_allclose(table[interval], once[interval])
@@ -103,12 +141,13 @@ def test_irn_is_another_refinement(study, chain, folder):
     labels = study.pseudo_labels(walked)
     table = study.scores([walked, labels])
     rows = table[(table["class"] == "all") & (table["metric"] == "mIoU")].set_index(["stage", "rule"])
-    assert rows.index.tolist() == [("CAM+IRN", "fixed"), ("CAM+IRN", "oracle"), ("CAM+IRN+CRF", "none")]
+    rules = ("calibrated", "fixed", "oracle")
+    assert rows.index.tolist() == [*(("CAM+IRN", rule) for rule in rules), ("CAM+IRN+CRF", "none")]
     assert rows.loc[("CAM+IRN", "fixed"), "setting"] == f"threshold {study.config.irn.walk.threshold:g}"
     assert rows.loc[("CAM+IRN", "oracle"), "value"] >= rows.loc[("CAM+IRN", "fixed"), "value"]
     plain = study.pseudo_labels(walked, crf=False)
     without = study.scores([plain]).query("`class` == 'all' and metric == 'mIoU'")["value"].item()
-    assert without == pytest.approx(rows.loc[("CAM+IRN", "fixed"), "value"])
+    assert without == pytest.approx(rows.loc[("CAM+IRN", "calibrated"), "value"])
     for id in study.data.train.ids[:5]:
         maps = ScoreMaps.load(walked.file(f"{id}.npz"))
         present = np.flatnonzero(study.data.train.label(id)) + 1
@@ -190,7 +229,8 @@ def test_a_plain_cam_covers_the_head_and_misses_the_body(folder):
     study = Study(
         "quick", cache=folder / "cache",
         overrides={
-            "scenes.train": 240, "scenes.val": 1, "classifier.epochs": 4,  # after 28 steps the coats alone are learned
+            # after 28 steps the coats alone are learned
+            "scenes.train": 240, "scenes.val": 1, "classifier.epochs": 4,
             "maps.scales": [2.0], "maps.flip": False,
         },
     )  # fmt: skip

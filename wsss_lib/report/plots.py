@@ -116,7 +116,7 @@ def sensitivity(
         of = points[points["parameter"] == parameter]
         settings = sorted(of["setting"].unique())
         place = {setting: position for position, setting in enumerate(settings)}
-        for (rule, line), style in zip(of.groupby("rule"), ("o-", "s--"), strict=True):
+        for (rule, line), style in zip(of.groupby("rule"), ("o-", "s--", "^:"), strict=False):
             line = line.sort_values("setting")
             spread = line["std"].fillna(0) if line["std"].notna().any() else None
             axis.errorbar(

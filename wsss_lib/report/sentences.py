@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from wsss_lib.report.tables import at_headline
 from wsss_lib.statistics import LEVEL
 from wsss_lib.study.study import Study
 
@@ -26,7 +27,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def of_differences(compared: pd.DataFrame, names: Sequence[str] = ()) -> str:
-    """What a table of `Study.compare` shows at settings that nobody chose on the masks: a line a verdict.
+    """What a table of `Study.compare` shows at the headline's settings: a line a verdict.
 
     Args:
         names: columns that name a row; system and against if there are none.
@@ -35,7 +36,7 @@ def of_differences(compared: pd.DataFrame, names: Sequence[str] = ()) -> str:
         "On train of scenes (400 photos, 3 seeds), difference of mIoU in points [95% over photos]:
         - improves: cam: CAM+RW over cam: CAM +1.97 [0.92, 3.09]."
     """
-    rows, lines = compared[compared["rule"] != "oracle"], []
+    rows, lines = at_headline(compared), []
     for where, of_split in rows.groupby(["dataset", "split", "photos", "seeds"], sort=False):
         dataset, split, photos, seeds = where
         made = f"{photos} photos, {seeds} seed{'s' * (seeds > 1)}"
