@@ -177,10 +177,11 @@ def test_rejects_bad_places_and_mixtures(root, tmp_path):
         generate_scenes(tmp_path / "file", {"train": 1}, (64, 64))
 
 
-def test_bodies_tell_a_little_about_the_class(scenes):
+def test_bodies_tell_part_of_the_class(scenes):
     """Chance < bodies alone < certainty, for a forest on colour, texture, shape and place.
 
-    A stand-in for the network of the calibration, which takes minutes.
+    A stand-in for the network of the calibration, which takes minutes: that has 0.92 here and had 0.74 on the
+    first version; the forest has 0.67 and had 0.39.
     """
     features, classes = [], []
     for scene in scenes:
@@ -196,7 +197,7 @@ def test_bodies_tell_a_little_about_the_class(scenes):
     forest = RandomForestClassifier(60, min_samples_leaf=2, random_state=0)
     scores = cross_val_predict(forest, np.array(features), classes, cv=3, method="predict_proba")
     precision = average_precision_score(np.eye(len(CLASSES))[classes], scores, average="macro")
-    assert 0.65 < precision < 0.9
+    assert 0.55 < precision < 0.85
 
 
 def test_traits_are_those_of_the_largest_object_of_each_class(root):
