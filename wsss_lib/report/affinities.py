@@ -47,9 +47,10 @@ def by_stage(study: Study) -> pd.DataFrame:
     """A row for each seed and stage: what its labels are like, how its affinity does, what its masks score.
 
     Columns labels mIoU, labels precision, labels recall (on the scored training photos), class (%),
-    background (%), ignored (%), saliency IoU, entropy ratio, val mIoU, val precision, val recall (no CRF).
+    background (%), ignored (%), saliency IoU, entropy ratio, val mIoU, val precision, val recall (one scale,
+    no CRF).
     """
-    rows = {}
+    study, rows = study.varied(ONE_SCALE), {}
     for seed in study.seeds:
         for stage in range(study.section(METHOD).rounds + 1):
             network = study.classifier(METHOD, seed, stage)
