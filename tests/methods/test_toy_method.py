@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import toy_method
+from ipywidgets import Image
 from safetensors.torch import load_file
 from tiny_backbone import tiny_backbone
 from tiny_study import tiny_study
@@ -16,6 +17,7 @@ from wsss_lib import register
 from wsss_lib.artifacts import Artifact
 from wsss_lib.methods import RECIPES
 from wsss_lib.models.trainable import Clock
+from wsss_lib.report import explore
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
@@ -128,6 +130,14 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(study, trained, tmp_path
     whole, again = (found.file("model.safetensors").read_bytes() for found in (trained, resumed))
     assert whole == again
     pd.testing.assert_frame_equal(*(pd.read_csv(a.file("history.csv")) for a in (trained, resumed)))
+
+
+def test_it_can_be_explored_by_hand(study):
+    page = explore.page(study, ["toy"])
+    (picture,) = (child for child in page.children if isinstance(child, Image))
+    (choice,) = (c for c in page.children if getattr(c, "description", "") == "method")
+    assert choice.options == ("toy",)
+    assert picture.value[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_names_of_methods_are_their_own():
