@@ -25,6 +25,10 @@ FLOORS = [
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
+OF_ONE_PAPER = {"report/sub_categories.py", "report/affinities.py", "report/reconstructions.py"}
+"""They draw the figures of one paper, for its notebook alone, and may import its file."""
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -45,7 +49,9 @@ def imports(path: Path) -> Iterator[str]:
             and (node.module or "").startswith("wsss_lib")
         ):
             module = node.module.removeprefix("wsss_lib").lstrip(".")
-            yield from [module] if module else [alias.name for alias in node.names]
+            if module:
+                yield module
+            yield from (f"{module}.{alias.name}".lstrip(".") for alias in node.names)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -60,7 +66,8 @@ def test_imports_point_downwards(path):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "methods").glob("[a-z]*.py")), ids=name_of)
 def test_methods_do_not_import_each_other(path):
-    assert {module for module in imports(path) if module.startswith("methods")} <= {"methods.base"}
+    used = {module for module in imports(path) if module.startswith("methods")}
+    assert all(module.startswith("methods.base") for module in used)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -71,7 +78,8 @@ def test_no_module_outside_methods_names_a_method(path):
     others = RECIPES.keys() - {BASELINE}
     constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
     assert not {node.value for node in constants if isinstance(node.value, str)} & others
-    assert not set(imports(path)) & {f"methods.{name}" for name in RECIPES}
+    if name_of(path) not in OF_ONE_PAPER:
+        assert not set(imports(path)) & {f"methods.{name}" for name in RECIPES}
 
 
 def test_every_room_has_its_floor():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import keep_apart
 from PIL import Image
 from safetensors.torch import save
 from tiny_backbone import tiny_backbone
@@ -438,7 +439,7 @@ def test_saliency_comes_from_where_the_section_says(tmp_path):
 
 
 def test_photos_have_no_drawn_truth(tiny_voc, tmp_path):
-    study = Study("smoke", "voc", tiny_voc, cache=tmp_path / "cache", overrides={"processes": 1})
+    study = Study("smoke", "voc", keep_apart(tiny_voc), cache=tmp_path / "cache", overrides={"processes": 1})
     with pytest.raises(ValueError, match=r"'degraded' is made from .* auxsegnet\.saliency to a folder"):
         auxsegnet.source_saliency(study)
 

@@ -519,7 +519,7 @@ def fill_up(path: Path) -> None:
 
 def reopen(stage: Path) -> Path:
     """Turn the one finished folder of a stage into unfinished work."""
-    [done] = (path.parent for path in stage.glob("*/provenance.json"))
+    done = made(stage.parents[1], stage.name, "provenance.json").parent
     return done.rename(done.with_suffix(".partial"))
 
 
@@ -543,7 +543,9 @@ def _(folder):
 
 
 def made(folder: Path, stage: str, file: str) -> Path:
-    return next(folder.glob(f"cache/{stage}/*/{file}"))
+    """A file of a stage; not of the photos that settings are chosen on."""
+    found = folder.glob(f"cache/{stage}/*/{file}")
+    return next(p for p in found if '"split": "tune"' not in (p.parent / "provenance.json").read_text())
 
 
 def mask_cams(folder: Path) -> None:
