@@ -81,6 +81,11 @@ def test_fingerprint_sees_cells_parameters_and_sources_but_not_outputs(root):
     (root / "weights.pth").write_text("1")
     seen.append(reproduce.fingerprint(notebook, weights))
     write_notebook(notebook, "1 + 2")
+    elsewhere = {"cache": str(root / "elsewhere/cache"), "results": str(root / "elsewhere/results")}
+    before = reproduce.fingerprint(notebook, elsewhere)
+    (root / "elsewhere" / "cache").mkdir(parents=True)
+    (root / "elsewhere" / "cache" / "stage.txt").write_text("made by the run")
+    assert reproduce.fingerprint(notebook, elsewhere) == before
     seen.append(reproduce.fingerprint(notebook, {}))
     assert len(set(seen)) == len(seen)
 

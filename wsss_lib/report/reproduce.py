@@ -28,6 +28,8 @@ from wsss_lib.runtime.workers import pool
 
 ROOT = shipped()
 Parameters = dict[str, Any]
+WRITTEN = {"cache", "results", "root"}
+"""Parameters that name no file to be read; of the data set at `root` only what a study reads counts."""
 SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/*/tables/*.csv")
 
 
@@ -114,7 +116,8 @@ def fingerprint(notebook: Path, parameters: Parameters) -> str:
         paths += content_paths(ROOT / root)
     preset = str(parameters.get("preset", "quick"))
     settings = [read_preset(ROOT / preset if preset.endswith(".yaml") else preset), parameters]
-    paths += sorted({ROOT / text for text in _texts(settings) if "/" in text or "." in text})
+    read = {name: value for name, value in parameters.items() if name not in WRITTEN}
+    paths += sorted({ROOT / text for text in _texts([settings[0], read]) if "/" in text or "." in text})
     content = [cells, settings, [_shown(path) for path in paths], content_fingerprint(paths)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
