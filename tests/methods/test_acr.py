@@ -585,7 +585,7 @@ def test_the_eight_pictures():
 # --- in a study ------------------------------------------------------------------------------------------
 
 SMALL = {
-    "scenes.train": 4, "scenes.val": 1, "acr.epochs": 1, "acr.batch": 4, "maps.scales": [1.0], "processes": 1,
+    "scenes.train": 4, "scenes.val": 1, "acr.epochs": 1, "acr.batch": 4, "maps.scales": [1.0],
     "backbone.weights": "random",
 }  # fmt: skip
 
