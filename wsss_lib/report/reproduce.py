@@ -30,7 +30,7 @@ ROOT = shipped()
 Parameters = dict[str, Any]
 WRITTEN = {"cache", "results", "root"}
 """Parameters that name no file to be read; of the data set at `root` only what a study reads counts."""
-SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/*/tables/*.csv")
+SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/**/*.csv")
 
 
 class NotebookError(RuntimeError):
