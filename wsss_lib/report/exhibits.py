@@ -216,9 +216,7 @@ def classes_of(run: Path, saved: tuple[str, ...]) -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the matrix; returns 0, or 1 where a tag is wrong."""
-    parser = argparse.ArgumentParser(
-        "python -m wsss_lib.report.exhibits", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("wsss exhibits", description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="default: results")
     options = parser.parse_args(argv)
     try:
