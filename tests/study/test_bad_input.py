@@ -185,7 +185,7 @@ def _(folder):
 @case("... found by the CRF's processes", study=True)
 def _(folder):
     shutil.rmtree(folder / "cache" / "masks")
-    study = tiny_study(folder, workers=0)
+    study = tiny_study(folder, workers=0, processes=2)
     walked = study.refine(study.response_maps("cam", 0))
     cut(study.data.train.image_path("train_00003"), 700)
     study.pseudo_labels(walked)
