@@ -45,6 +45,7 @@ def test_a_page_shows_maps_attention_and_targets_and_says_which_targets_are_out_
     assert [text.get_text() for text in second[4].texts] == [f"{value:.2f}" for value in xi.ravel()]
     assert [axis.get_xlabel() for axis in second[5:]] == ["", "up to 1.50", ""]
     assert second[0].get_xlabel() == "b"
+    assert figure.axes[16].get_ylabel() == "response"  # the colour bar
     assert all(axis.images[0].get_array().shape[:2] == (24, 32) for axis in (*first[1:4], *first[5:]))
 
 

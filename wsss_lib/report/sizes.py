@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from wsss_lib.report.plots import overlay_map
+from wsss_lib.report.plots import heat_bar, overlay_map
 from wsss_lib.resampling import to_pixels
 from wsss_lib.study.study import Study
 
@@ -101,7 +101,8 @@ def sizes_page(
 
     Args:
         photos: (H, W, 3) uint8; seen: maps (3, h, w), xi (3, 3) and targets (3, h, w) of each.
-        names: what stands below the photos; scales: of the small and the large size; grid: pixels per cell.
+        names: what stands below the photos, such as id and class of the maps; scales: of the small and the
+            large size; grid: pixels per cell.
     """
     sizes = [f"{size} ({scale:g})" for size, scale in zip(SIZES, (scales[0], 1, scales[1]), strict=True)]
     titles = ["photo", *(f"map, {size}" for size in sizes), r"$\xi_{i:j}$", *(f"target, {s}" for s in SIZES)]
@@ -126,6 +127,7 @@ def sizes_page(
         row[4].set_yticks(range(3), "sml", fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
+    heat_bar(figure, axes, len(photos), "response")
     return figure
 
 
