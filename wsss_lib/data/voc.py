@@ -116,7 +116,7 @@ class VOCDataset:
         if limit and first:
             before = set(_read_list(_find_list(self.root, first)))
             listed.sort(key=lambda id: id not in before)  # stable: in the order of the list otherwise
-        masks = _masks_in(self.root / "SegmentationClassAug") | _masks_in(self.root / "SegmentationClass")
+        masks = masks_in(self.root / "SegmentationClassAug") | masks_in(self.root / "SegmentationClass")
         self._images = {id: images[id] for id in listed}
         self._masks = {id: masks[id] for id in listed if id in masks}
         self._colours = ids_by_colour(self.root, self.names)
@@ -424,7 +424,8 @@ def _read_list(path: Path) -> list[str]:
     return ids
 
 
-def _masks_in(folder: Path) -> dict[str, Path]:
+def masks_in(folder: Path) -> dict[str, Path]:
+    """Masks of a folder by the id of their photo, without dot-files."""
     found = folder.glob("*.[pP][nN][gG]")
     return {path.stem: path for path in found if not path.name.startswith(".")}
 
