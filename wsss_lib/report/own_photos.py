@@ -307,6 +307,13 @@ def photo_table(study: Study, made: Mapping[str, Masks]) -> pd.DataFrame:
     return pd.concat(tables).sort_values("confidence", kind="stable", ignore_index=True)
 
 
+def extremes(table: pd.DataFrame, count: int) -> tuple[dict[str, str], dict[str, str]]:
+    """The least and the most certain photos whose label names a class: id and what is said of it."""
+    rows = table[(table["mask from"] == "label") & ((table["shows"] != "") | (table["missing"] != ""))]
+    said = {row.id: f"{row.id}\nconfidence {row.confidence:.2f}" for row in rows.itertuples()}
+    return dict(list(said.items())[:count]), dict(list(said.items())[-count:])
+
+
 def _mask(study: Study, split: str, one: Masks, id: str) -> np.ndarray:
     """At the size worked at; the user's own where there is one."""
     return study.data.tune.mask(id) if split == "tune" else load_mask(one.masks.file(f"{id}.png"))
