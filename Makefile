@@ -13,6 +13,9 @@ PARTIAL   := $(VENV)/.partial
 # no spinning at all; with torch's default it is three times slower as soon as the machine is busy.
 export GOMP_SPINCOUNT ?= 5000
 
+# Kept bytecode: without it each process that imports torch compiles its source anew, for 11 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A python on the PATH may be a shim that does not run, or lack venv or the headers: each candidate is tried.
 CANDIDATES := $(or $(PYTHON),python3.12 python3.11 python3)
 SUITABLE   := import os, sys, ensurepip, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12) \

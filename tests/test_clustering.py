@@ -125,6 +125,7 @@ def test_look_alikes_together_against_a_loop():
         hits += assigned[i] == assigned[nearest]
         pairs += sum(assigned[i] == assigned[j] for j in others)
     assert look_alikes_together(assigned, looks) == pytest.approx((hits / 20, pairs / 380))
+    assert np.isnan(look_alikes_together(assigned[:1], looks[:1])).all()
 
 
 def test_typical_photos_are_nearest_to_the_mean_and_the_wanted_come_first():

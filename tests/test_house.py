@@ -20,6 +20,7 @@ FLOORS = [
     {"methods", "refinement", "segmentation"},
     {"study"},
     {"report"},
+    {"__main__"},
 ]
 """From the ground up; rooms of one floor may use each other."""
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

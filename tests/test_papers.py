@@ -16,6 +16,7 @@ from wsss_lib.report.tables import PAPERS
 COLUMNS = ["method", "stage", "backbone", "supervision", "dataset", "split", "metric", "class"]  # + own keys
 TABLES = sorted(PAPERS.glob("*/tables/*.csv"))
 FIGURES = sorted(PAPERS.glob("*/figures.csv"))
+BY_OTHERS = sorted(PAPERS.glob("*/reproductions.csv"))
 CARDS = sorted(PAPERS.glob("*/card.md"))
 PERCENT = {"IoU", "mIoU", "precision", "recall", "F-score", "std of mIoU"}
 GAIN = " gain"  # difference to the method `baseline` of the same table, in points
@@ -87,6 +88,19 @@ def test_mean_of_the_classes_is_the_printed_miou(table):
 def test_every_exception_names_a_row():
     rows = {(name_of(path), method) for path in TABLES for method in read(path)["method"]}
     assert MEAN_IS_OFF.keys() <= rows
+
+
+@pytest.mark.parametrize("path", BY_OTHERS, ids=lambda path: path.parent.name)
+def test_what_others_got_has_an_address_and_says_how_it_differs(path):
+    table = read(path)
+    assert list(table.columns) == [*COLUMNS, "value", "by", "source", "note"]
+    assert not (table == "").any(axis=None)
+    assert not table.duplicated([*COLUMNS, "by"]).any()
+    assert table["value"].between(0, 100).all()
+    assert table["source"].str.match("https://").all()
+    assert (table.groupby("by")["source"].nunique() == 1).all()
+    printed = pd.concat([read(table) for table in TABLES])
+    assert set(table["method"]) <= set(printed["method"])
 
 
 def test_gains_are_differences_to_the_baseline(table):

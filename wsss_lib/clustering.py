@@ -116,8 +116,10 @@ def look_alikes_together(assigned: np.ndarray, looks: np.ndarray) -> tuple[float
     """Share of photos whose nearest neighbour in `looks` is in their cluster, and of all pairs in one.
 
     assigned: (n,) clusters of the photos of one class; looks: (n, D). Both shares lie in [0, 1]; the second
-    is what pairs drawn at random would reach.
+    is what pairs drawn at random would reach. A single photo is like no other: both are NaN.
     """
+    if len(assigned) == 1:
+        return np.nan, np.nan
     distances = cdist(looks, looks)
     np.fill_diagonal(distances, np.inf)
     together = assigned == assigned[distances.argmin(1)]

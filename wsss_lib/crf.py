@@ -30,7 +30,8 @@ CRF_PARAMETERS = {
     "psa": CRFParameters(3, 3, 80, 13, 10, 10),
     # IRNet's released code: from hard labels.
     "irn_label": CRFParameters(3, 3, 50, 5, 10, 10),
-    # deeplab-pytorch, post-processing of DeepLab-v2; also SC-CAM, Mixup-CAM and CLIMS: from softmax.
+    # deeplab-pytorch, post-processing of DeepLab-v2; also SC-CAM, Mixup-CAM and CLIMS: from softmax. Its
+    # published numbers ran on wrapped colours (mean subtracted, then cast to bytes); here it sees the photo.
     "deeplab_v2": CRFParameters(1, 3, 67, 3, 4, 10),
     # SEAM's released code, test of DeepLab-v1 on ResNet-38: from softmax.
     "seam_test": CRFParameters(3, 3, 32, 13, 10, 1),

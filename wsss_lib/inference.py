@@ -1,4 +1,10 @@
-"""Multi-scale and flipped inference, several photos of one size in one pass, as psa does it."""
+"""Multi-scale and flipped inference, several photos of one size in one pass.
+
+Scales, flips and their sum are psa's; what a cell covers is not. Here a cell covers `stride` pixels of the
+scaled photo, and the last cell of a side that is no multiple of the stride reaches beyond the photo. psa and
+irn stretch the whole grid over the photo instead, so that their cells are a little smaller than the stride.
+On such photos 0.6 to 1.8 % of the pixels get another label; where all scaled sides are multiples, none.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

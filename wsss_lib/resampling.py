@@ -34,6 +34,9 @@ def nearest_pixels(cells: int, stride: float, length: int) -> np.ndarray:
 def labels_on_cells(labels: Array, grid: tuple[int, int], cell: tuple[float, float]) -> Array:
     """The label at each cell's centre, never a mixture: (..., H, W) -> (..., *grid).
 
+    Where the grid is larger than the side this is not PIL's nearest resizing, which deeplab-pytorch uses:
+    see `models.deeplab_v2` for how much that changes.
+
     cell: its height and width in pixels.
     """
     rows, columns = map(nearest_pixels, grid, cell, labels.shape[-2:])

@@ -10,7 +10,6 @@ from PIL import Image
 from wsss_lib.data.saliency import (
     DROPPED,
     FALSE_BLOB,
-    content_digest,
     degraded,
     find_maps,
     foreground_iou,
@@ -61,14 +60,6 @@ def test_photos_without_a_map_are_counted(tmp_path):
     assert find_maps(tmp_path, ["a"]) == {"a": tmp_path / "a.png"}
     with pytest.raises(FileNotFoundError, match=re.escape("for 2 of 3 photos, the first is b.png")):
         find_maps(tmp_path, ["a", "b", "c"])
-
-
-def test_the_digest_is_of_contents_and_not_of_places(tmp_path):
-    for folder, value in (("x", 0.1), ("y", 0.1), ("z", 0.2)):
-        (tmp_path / folder).mkdir()
-        save_saliency(np.full((2, 2), value), tmp_path / folder / "a.png")
-    x, y, z = (content_digest([tmp_path / folder / "a.png"]) for folder in "xyz")
-    assert x == y != z
 
 
 # --- scenes ----------------------------------------------------------------------------------------------

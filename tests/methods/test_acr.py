@@ -494,9 +494,11 @@ def test_an_epoch_of_dead_terms_warns_once(tmp_path):
             model.training_step(given(), clock, phase)
         if clock is clocks[0]:
             model.after_step(clock)
-    with pytest.warns(UserWarning, match=r"ACR, epoch 1: A_t has vanished") as caught:
+    with pytest.warns() as caught:
         model.after_step(clocks[1])
-    assert len(caught) == 2  # and the expanding term is dead
+    vanished, dead = (str(warning.message) for warning in caught)
+    assert vanished.startswith("ACR, epoch 1: A_t has vanished")
+    assert "the expanding term is dead" in dead
     assert model._seen == []
 
 
@@ -585,7 +587,7 @@ def test_the_eight_pictures():
 # --- in a study ------------------------------------------------------------------------------------------
 
 SMALL = {
-    "scenes.train": 4, "scenes.val": 1, "acr.epochs": 1, "acr.batch": 4, "maps.scales": [1.0], "processes": 1,
+    "scenes.train": 4, "scenes.val": 1, "acr.epochs": 1, "acr.batch": 4, "maps.scales": [1.0],
     "backbone.weights": "random",
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ from wsss_lib.training import WEIGHTS, build_optimiser, trained_weights
 
 COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco128"
 TINY = {
-    "scenes.image_size": [48, 56], "scenes.train": 6, "scenes.val": 3, "processes": 1,
+    "scenes.image_size": [48, 56], "scenes.train": 6, "scenes.val": 3,
     "backbone.name": "test_resnet", "backbone.weights": "random", "backbone.frozen_taps": 0,
     "workers": 0, "maps.batch": 3, "maps.stride": 4,
     "classifier.crop": 48, "classifier.long_side": [48, 64], "classifier.batch": 3, "classifier.epochs": 1,
@@ -439,7 +439,7 @@ def test_saliency_comes_from_where_the_section_says(tmp_path):
 
 
 def test_photos_have_no_drawn_truth(tiny_voc, tmp_path):
-    study = Study("smoke", "voc", keep_apart(tiny_voc), cache=tmp_path / "cache", overrides={"processes": 1})
+    study = Study("smoke", "voc", keep_apart(tiny_voc), cache=tmp_path / "cache")
     with pytest.raises(ValueError, match=r"'degraded' is made from .* auxsegnet\.saliency to a folder"):
         auxsegnet.source_saliency(study)
 

@@ -178,7 +178,7 @@ def test_a_hybrids_stem_counts_as_pretrained_and_its_blocks_as_new():
 
 
 def test_deits_augmentation_is_drawn_from_the_seed(tmp_path):
-    study = Study("smoke", overrides={"scenes.train": 2, "scenes.val": 1, "processes": 1}, cache=tmp_path)
+    study = Study("smoke", overrides={"scenes.train": 2, "scenes.val": 1}, cache=tmp_path)
     model, plain = tiny(), study.section("mctformer")
     strong = plain.model_copy(update={"rand_augment": True, "erasing": 1.0})
 
@@ -229,7 +229,7 @@ def test_the_class_loss_is_that_of_both_logits():
 # --- in a study ------------------------------------------------------------------------------------------
 
 SMALL = {
-    "scenes.train": 4, "scenes.val": 1, "maps.scales": [1.0], "processes": 1, "backbone.weights": "random",
+    "scenes.train": 4, "scenes.val": 1, "maps.scales": [1.0], "backbone.weights": "random",
     "acr_vit.encoder.weights": "random",
 } | {
     f"{method}.{key}": value

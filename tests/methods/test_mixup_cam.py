@@ -300,7 +300,6 @@ def test_steps_lower_the_loss():
 
 SMALL = {
     "scenes.train": 8, "scenes.val": 2, "classifier.epochs": 1, "classifier.batch": 4, "maps.scales": [1.0],
-    "processes": 1,
 }  # fmt: skip
 
 

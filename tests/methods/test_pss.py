@@ -715,7 +715,7 @@ def test_the_truth_has_no_part_in_what_is_learned(tmp_path):
 # --- in a study ------------------------------------------------------------------------------------------
 
 SMALL = {
-    "scenes.train": 8, "scenes.val": 2, "classifier.batch": 4, "maps.scales": [1.0], "processes": 1,
+    "scenes.train": 8, "scenes.val": 2, "classifier.batch": 4, "maps.scales": [1.0],
 }  # fmt: skip
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from tiny_backbone import tiny_backbone
 
+from wsss_lib.methods import load_config, sc_cam
 from wsss_lib.methods.cam import CAM
+from wsss_lib.methods.cam import RECIPE as BASELINE
 from wsss_lib.methods.sc_cam import SCCAM, joint_loss
 from wsss_lib.models.trainable import START
 
@@ -119,3 +121,24 @@ def test_the_first_round_takes_over_what_fits_of_a_cam():
         torch.testing.assert_close(model.backbone.state_dict(), cam.backbone.state_dict())
     torch.testing.assert_close(plain.classifier.weight, cam.classifier.weight)
     assert with_neck.classifier.weight.shape == (3, 7, 1, 1)
+
+
+def test_round_0_of_the_thesis_is_its_network_and_all_of_it_is_carried_over():
+    section = load_config("quick", {"sc_cam.variant": "thesis"}).sc_cam
+    assert (section.start, section.head_channels) == ("previous", 512)
+    config = BASELINE.trained_by(section)
+    before = BASELINE.build(config, lambda: tiny_backbone(seed=0), 3)
+    assert before.neck[0].weight.shape[:2] == (512, before.backbone.channels[-1])
+    after = sc_cam.RECIPE.build(sc_cam.RECIPE.trained_by(section), lambda: tiny_backbone(seed=1), 3)
+    after.start_from(before.state_dict())
+    own = {name: value for name, value in after.state_dict().items() if not name.startswith(sc_cam.SUB_HEAD)}
+    torch.testing.assert_close(own, dict(before.state_dict()))
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick", "standard", "paper"])
+def test_lambda_is_the_papers_in_its_preset_and_in_every_variant(preset):
+    weights = {
+        variant: load_config(preset, {"sc_cam.variant": variant}).sc_cam.weight
+        for variant in (None, "thesis", "release")
+    }
+    assert weights == {None: 5 if preset == "paper" else 1, "thesis": 5, "release": 5}

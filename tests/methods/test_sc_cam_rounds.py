@@ -18,7 +18,7 @@ from wsss_lib.study.study import Study
 
 pytestmark = [pytest.mark.whole, pytest.mark.filterwarnings("ignore:Class .* photos for .* sub-categories")]
 SMALL = {
-    "scenes.train": 12, "scenes.val": 2, "classifier.epochs": 1, "maps.scales": [1.0], "processes": 1,
+    "scenes.train": 12, "scenes.val": 2, "classifier.epochs": 1, "maps.scales": [1.0],
     "sc_cam.variant": "thesis", "sc_cam.variants.thesis.head_channels": None,
     "sc_cam.variants.thesis.epochs": 2, "sc_cam.variants.thesis.batch": 4,
 }  # fmt: skip

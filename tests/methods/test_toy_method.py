@@ -23,7 +23,7 @@ from wsss_lib.study.study import Study
 
 pytestmark = pytest.mark.whole  # see pyproject.toml
 
-HERE = {"workers": 0, "processes": 1}
+HERE = {"workers": 0}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,7 +18,6 @@ from wsss_lib.refinement.masks import (
     confident,
     label_crf,
     marginals,
-    over_processes,
     trusted,
     with_background,
     write_confident,
@@ -209,40 +208,7 @@ def test_confident_labels_of_a_file(tmp_path, plain_photo):
     assert (load_mask(tmp_path / "out.png") == 0).all()
 
 
-# over all photos
-
-
-def copy(source: Path, out: Path) -> None:
-    if source.read_text() == "bad":
-        raise ValueError(f"{source} is bad")
-    out.write_text(source.read_text())
-
-
-def jobs(tmp_path: Path, contents: dict[str, str]) -> list[tuple[Path, Path]]:
-    for name, content in contents.items():
-        (tmp_path / name).write_text(content)
-    return [(tmp_path / name, tmp_path / f"{name}.out") for name in contents]
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_finished_files_are_not_made_again(tmp_path, processes, capsys):
-    todo = jobs(tmp_path, {"a": "1", "b": "2", "c": "3"})
-    (tmp_path / "b.out").write_text("from before")
-    over_processes(copy, todo, processes, "copies")
-    assert [out.read_text() for _, out in todo] == ["1", "from before", "3"]
-    assert "copies: 3/3 photos" in capsys.readouterr().out
-    over_processes(copy, todo, processes, "copies")  # nothing is left to do
-    assert capsys.readouterr().out == ""
-
-
-def test_an_error_names_its_photo_and_keeps_what_is_done(tmp_path):
-    todo = jobs(tmp_path, {"a": "1", "b": "bad", "c": "3"})
-    with pytest.raises(ValueError, match="b is bad"):
-        over_processes(copy, todo, 1, "copies")
-    assert todo[0][1].read_text() == "1"
-    (tmp_path / "b").write_text("2")
-    over_processes(copy, todo, 1, "copies")
-    assert [out.read_text() for _, out in todo] == ["1", "2", "3"]
+# left behind by a killed process
 
 
 def test_no_half_written_file_is_left(tmp_path, photo, monkeypatch):

@@ -21,7 +21,7 @@ from wsss_lib.report.affinities import (
 from wsss_lib.study.study import Study
 
 TINY = {
-    "scenes.image_size": [48, 56], "scenes.train": 4, "scenes.val": 2, "processes": 1, "workers": 0,
+    "scenes.image_size": [48, 56], "scenes.train": 4, "scenes.val": 2, "workers": 0,
     "backbone.name": "test_resnet", "backbone.weights": "random", "backbone.frozen_taps": 0,
     "classifier.crop": 48, "classifier.long_side": [48, 64], "classifier.batch": 4, "classifier.epochs": 1,
     "auxsegnet.epochs": 1, "auxsegnet.channels": 8, "auxsegnet.dilations": [1, 2, 3], "auxsegnet.rounds": 1,

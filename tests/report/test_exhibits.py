@@ -107,6 +107,18 @@ def test_a_table_is_partial_where_a_row_of_ours_is_missing(folder):
     assert of(folder)["sc_cam/table-3.1"][0][-1] == ""
 
 
+def test_of_rows_that_a_saved_table_does_not_tell_apart_one_counts(folder):
+    path = folder / "papers" / "sc_cam" / "tables" / "table-3.1.csv"
+    head = "method,stage,backbone,supervision,dataset,split,metric,class,value,note\n"
+    rows = [("SC-CAM", "mIoU"), ("SC-CAM (released)", "mIoU"), ("SC-CAM", "mIoU gain")]
+    path.write_text(head + "".join(f"{m},CAM,b,s,voc2012,val,{metric},all,1.0,n\n" for m, metric in rows))
+    write_notebook(folder, "sc_cam/table-3.1")
+    write_provenance(folder, "scenes/quick", "02_rounds", "2026-01-01 00:00:00")
+    write_table(folder, "scenes/quick", "02_rounds", BESIDE + "CAM,1.0,2.0\n")
+    (found,) = of(folder)["sc_cam/table-3.1"]
+    assert found[-1] == "1 of 2 rows: SC-CAM (released)"
+
+
 def test_a_figure_of_certain_classes_wants_data_that_have_them(folder):
     figures = folder / "papers" / "sc_cam" / "figures.csv"
     figures.write_text(

@@ -36,6 +36,12 @@ def test_the_eight_panels_of_a_photo(classifier):
     plt.close(figure)
 
 
+def test_the_last_area_is_that_of_the_classifiers_phase():
+    alone = pd.DataFrame({"epoch": [1, 2], "mean A_t": [0.2, 0.3]})
+    both = pd.DataFrame({"classify mean A_t": [0.5, 0.6], "reconstruct loss": [1.0, 2.0]})
+    assert reconstructions.last_areas({"a": alone, "b": both}).to_dict() == pytest.approx({"a": 30, "b": 60})
+
+
 def test_a_row_an_epoch(classifier):
     figure = reconstructions.over_epochs(classifier, 0, (1, 3))
     columns = [PANELS.index(name) for name in reconstructions.OVER_EPOCHS]

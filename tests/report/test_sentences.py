@@ -80,6 +80,51 @@ def test_a_papers_gain_is_said_to_be_its_own():
     assert "the paper has no such pair (voc2012)" in said
 
 
+def test_others_gains_are_their_own_and_are_named_with_their_addresses():
+    table = pd.DataFrame(
+        {
+            "reported (voc2012)": [48.0, 50.1], "others: mva (voc2012)": [45.0, 46.5],
+            "others: half (voc2012)": [45.0, np.nan], "reproduced (scenes)": [40.0, 39.5],
+        },
+        ["CAM", "Mixup"],
+    )  # fmt: skip
+    assert sentences.of_gains_beside(table, "CAM", "Mixup") == (
+        "Mixup less CAM: the paper has +2.1 points (voc2012), mva has +1.5 points (voc2012) and this run "
+        "-0.5 points (scenes)."
+    )
+    others = pd.DataFrame(
+        [
+            ("mva", "https://a", "one seed"),
+            ("mva", "https://a", "one seed; one round"),
+            ("b", "https://b", "c"),
+        ],
+        columns=["by", "source", "note"],
+    )
+    assert sentences.of_others(others).split("\n") == [
+        "What others got:",
+        "- mva, https://a: one seed; one round.",
+        "- b, https://b: c.",
+    ]
+    assert sentences.of_others(others[:0]) == "Nobody else's numbers are known here."
+
+
+def test_changes_have_signs_and_leave_out_what_is_absent():
+    changes = pd.Series({"mIoU": 2.14, ("recall", 1): -1.0, "precision": np.nan})
+    assert sentences.of_changes(changes, "A less B") == "A less B: mIoU +2.1, recall, 1 -1.0."
+    assert sentences.of_changes(changes[2:], "A less B") == "A less B: no values."
+
+
+def test_trainings_say_how_much_their_last_epoch_changed():
+    histories = {
+        "CAM": pd.DataFrame({"loss": [4.0, 2.0, 1.5]}),
+        "net": pd.DataFrame({"loss": [1.0, 1.1]}),
+        "short": pd.DataFrame({"loss": [1.0]}),
+    }
+    assert sentences.of_trainings(histories) == (
+        "Loss of the last epoch against the one before: CAM -25 %, net +10 %, short had one epoch."
+    )
+
+
 def test_orders_are_compared():
     means = pd.DataFrame({"maps": [38.0, 40.0, 39.0], "net": [41.0, 43.0, 42.0]}, index=["CAM", "SC", "Mix"])
     said = sentences.of_orders(means, "maps", "net", seeds=1).split("\n")

@@ -70,6 +70,27 @@ def test_beside_averages_over_seeds_and_tells_their_spread():
         tables.beside(pd.concat([ours, ours]), papers, on=["stage"])
 
 
+def test_what_others_got_stands_between_the_papers_number_and_ours():
+    papers = pd.DataFrame([row("voc2012", "CAM", 48.0), row("voc2012", "CAM+RW", 58.1)])
+    ours = pd.DataFrame([row("scenes", "CAM", 40.0) | {"seed": 0}])
+    others = pd.DataFrame(
+        [
+            row("voc2012", "CAM", 45.0) | {"by": "a"}, row("voc2012", "CAM", 42.0) | {"by": "b"},
+            row("voc2012", "CAM+RW", 55.6) | {"by": "a"},
+        ]
+    )  # fmt: skip
+    read = tables.readable(tables.beside(ours, papers, ["stage"], others))
+    names = ["reported (voc2012)", "others: a (voc2012)", "others: b (voc2012)"]
+    assert read.columns.tolist() == [*names, "reproduced (scenes), 1 seed, no std"]
+    assert read.loc["CAM"].tolist() == ["48.0", "45.0", "42.0", "40.0"]
+    assert read.loc["CAM+RW"].tolist() == ["58.1", "55.6", "", ""]
+
+
+def test_of_a_paper_that_nobody_ran_there_are_no_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "PAPERS", tmp_path)
+    assert tables.by_others("pss").empty
+
+
 def test_one_seed_has_no_standard_deviation():
     papers = pd.DataFrame([row("voc2012", "CAM", 48.0)])
     ours = pd.DataFrame([row("scenes", "CAM", 40.0) | {"seed": 0}])

@@ -66,7 +66,7 @@ def study_process(folder: Path) -> None:
         os.dup2(log.fileno(), 2)
     import tiny_study  # in the fork server's memory already
 
-    tiny_study.run_all(tiny_study.tiny_study(folder, **{"scenes.tune": 0}))
+    tiny_study.run_all(tiny_study.tiny_study(folder, **{"scenes.tune": 0, "processes": 2}))
     os._exit(0)  # multiprocessing would wait for joblib's idle processes
 
 

@@ -30,7 +30,7 @@ from wsss_lib.study.study import Study
 
 pytestmark = pytest.mark.whole  # see pyproject.toml
 REPOSITORY = Path(__file__).parents[2]
-HERE = {"workers": 0, "processes": 1}  # quicker for eight photos
+HERE = {"workers": 0}  # quicker for eight photos
 CASES: dict[str, tuple[Callable[[Path], object], bool]] = {}
 
 

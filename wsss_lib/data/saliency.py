@@ -7,7 +7,6 @@ level of a small saliency network on photos (U2-Net-p has a foreground IoU of ab
 truth itself is an oracle.
 """
 
-import hashlib
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,14 +60,6 @@ def find_maps(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
             f"{missing[0]}.png; add a grey PNG for each photo."
         )
     return paths
-
-
-def content_digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of the files' names and contents, in their order and wherever their folder lies."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def numbered_objects(mask: np.ndarray, salient: np.ndarray) -> np.ndarray:

@@ -39,7 +39,6 @@ from wsss_lib.data.masks import IGNORE, load_mask
 from wsss_lib.data.saliency import (
     DEGRADED,
     ORACLE,
-    content_digest,
     degraded,
     find_maps,
     foreground_iou,
@@ -64,6 +63,7 @@ from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.cross_task import AffinityFusion, DenseBranch, TaskAffinity, entropy_ratio, propagate
 from wsss_lib.models.trainable import Clock
 from wsss_lib.refinement.saliency import write_labels, write_saliency
+from wsss_lib.runtime.digest import content_fingerprint
 from wsss_lib.runtime.files import save_atomically, under_root
 from wsss_lib.runtime.workers import over_processes
 from wsss_lib.score_maps import ScoreMaps
@@ -562,7 +562,7 @@ def source_saliency(study: Study) -> Artifact:
 
     return study.stage(
         "source_saliency", 1, {"source": name},
-        [content_digest(files.values()), data.fingerprint()], work, f"{name} saliency",
+        [content_fingerprint(files.values()), data.fingerprint()], work, f"{name} saliency",
         "saliency", origin,
     )  # fmt: skip
 

@@ -4,6 +4,13 @@ A classifier needs one telling part of an object and no more. SC-CAM sets it a h
 each class into K sub-categories (`clustering.py`, equation 3.2), and the network must also say which of them
 it sees. What tells sub-categories apart (pose, coat, company) lies all over the object. The class maps of
 the *parent* head are the result; clustering and training take turns for a few rounds (Algorithm 1).
+
+The paper's lambda is 5: preset `paper` and the variants `thesis` and `release` have it. smoke, quick and
+standard have 1, so a gain or its absence there says nothing of the paper's. Round 0 is a CAM trained by the
+section's own values: the baseline where no variant is chosen; with `thesis` it has that network's convolution
+too, and `start: previous` carries all of it but the sub-category head from round to round. The released code
+scores its maps against a background of .15; a preset has one `scores.fixed_threshold` for all methods, and
+that of `paper` is psa's .2.
 """
 
 from __future__ import annotations

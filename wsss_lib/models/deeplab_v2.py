@@ -4,8 +4,12 @@ Initial weights decide a good part of its score: the published runs of SC-CAM an
 started from weights trained on MS-COCO's masks, not on ImageNet alone, so a preset names them
 (`segmentation.backbone.trained_on`) and every score carries that name.
 
-Two details of that code are not here: photos are scaled bicubically (there bilinearly), and one smaller than
-the crop lies anywhere in it (there in the upper left corner).
+Details of that code that are not here: photos are scaled bicubically (there bilinearly), and one smaller than
+the crop lies anywhere in it (there in the upper left corner). A cell learns the label at its centre, 8 pixels
+from that of the next cell (there PIL's nearest resizing of 321 labels to 41, whose cells are 7.8 pixels
+wide): an audit counted 6.5 % other labels; on crops within 3,310 VOC masks it is 3.9 %. Its published scores
+with a CRF ran on colours that wrapped around, because the mean was subtracted before the cast to bytes; here
+the CRF sees the photo.
 """
 
 import math

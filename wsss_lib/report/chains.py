@@ -64,7 +64,7 @@ def compared(
 def gains_over(
     study: Study, chains: Mapping[str, Chain], baseline: str, stages: Sequence[str]
 ) -> pd.DataFrame:
-    """Each system of `chains` against the one called `baseline` at the same stages, and what a CRF adds.
+    """Each system of `chains` against the one called `baseline` at the same stages; what a CRF adds, too.
 
     Returns:
         Columns of `Study.compare` and what, "SC-CAM − AffinityNet, segmentation".
@@ -78,6 +78,7 @@ def gains_over(
     pairs += [
         (one["segmentation+CRF"], one["segmentation"], {"what": f"{title}, CRF − no CRF"})
         for title, one in chains.items()
+        if "segmentation+CRF" in one
     ]
     return compared(study, pairs)
 

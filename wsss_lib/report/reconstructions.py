@@ -95,6 +95,16 @@ def monitors(histories: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def last_areas(histories: Mapping[str, pd.DataFrame]) -> pd.Series:
+    """Mean A_t of the last epoch in % of the photo; histories: as of `monitors`."""
+    own = {title: history.rename(columns=_of_classify) for title, history in histories.items()}
+    return pd.Series({title: 100 * history["mean A_t"].iloc[-1] for title, history in own.items()})
+
+
+def _of_classify(column: str) -> str:
+    return column.removeprefix("classify ")
+
+
 def _grid(pictured: Sequence[Sequence[np.ndarray]], titles: Sequence[Sequence[str]], width: float) -> Figure:
     """Square pictures, (S, S, 3) or (S, S, 1) uint8; `titles` above the first rows, one row each."""
     down, across = len(pictured), len(pictured[0])

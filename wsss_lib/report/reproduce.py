@@ -30,7 +30,7 @@ ROOT = shipped()
 Parameters = dict[str, Any]
 WRITTEN = {"cache", "results", "root", "out"}
 """Parameters that name no file to be read; of the data set at `root` only what a study reads counts."""
-SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/*/tables/*.csv")
+SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/**/*.csv")
 
 
 class NotebookError(RuntimeError):
@@ -259,9 +259,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m wsss_lib.report.reproduce", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("wsss reproduce", description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", default="quick", help="a preset's name or .yaml file (default: quick)")
     parser.add_argument("--dataset", default="scenes", help="scenes, voc2012, ... (default: scenes)")
     parser.add_argument("--root", type=_path, help="folder of the data set on disk")

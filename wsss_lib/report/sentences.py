@@ -3,7 +3,7 @@
 What a table shows is said here; what a paper claims is said to be the paper's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -84,6 +84,25 @@ def of_signs(gains: pd.Series, what: str) -> str:
     return f"{what}: {(known > 0).sum()} of {len(known)} higher; {', '.join(ends)}."
 
 
+def of_changes(changes: pd.Series, what: str) -> str:
+    """ "PSS less baseline, points: mIoU +2.1, precision +3.0, recall -1.0."; NaN is left out."""
+    parts = [f"{_label(name)} {value:+.1f}" for name, value in changes.dropna().items()]
+    return f"{what}: {', '.join(parts) or 'no values'}."
+
+
+def of_trainings(histories: Mapping[str, pd.DataFrame]) -> str:
+    """Whether losses still fall: "Loss of the last epoch against the one before: CAM -12 %, ...".
+
+    histories: of `chains.histories`.
+    """
+    parts = []
+    for title, history in histories.items():
+        *_, before, last = [None, *history["loss"]]
+        change = "had one epoch" if before is None else f"{100 * (last / before - 1):+.0f} %"
+        parts.append(f"{title} {change}")
+    return f"Loss of the last epoch against the one before: {', '.join(parts)}."
+
+
 def _label(index: object) -> str:
     return ", ".join(map(str, index)) if isinstance(index, tuple) else str(index)
 
@@ -98,12 +117,28 @@ def of_gains_beside(comparison: pd.DataFrame, base: object, better: object) -> s
     """
     said = []
     for column in comparison:
-        kind, _, dataset = column.partition(" ")
+        kind, _, dataset = column.rpartition(" ")
+        gain = comparison.loc[better, column] - comparison.loc[base, column]
         if kind in ("reported", "reproduced"):
-            gain = comparison.loc[better, column] - comparison.loc[base, column]
             who = "the paper has" if kind == "reported" else "this run"
             said.append(f"{who} {'no such pair' if pd.isna(gain) else f'{gain:+.1f} points'} {dataset}")
+        elif kind.startswith("others: ") and not pd.isna(gain):
+            said.append(f"{kind.removeprefix('others: ')} has {gain:+.1f} points {dataset}")
     return f"{_label(better)} less {_label(base)}: {listed(said)}."
+
+
+def of_others(others: pd.DataFrame) -> str:
+    """Who the others of `tables.by_others` are: a line for each, with its address and what differs there."""
+    lines = []
+    for (by, source), rows in others.groupby(["by", "source"], sort=False):
+        notes = _each_once(rows["note"])
+        lines.append(f"- {by}, {source}: {notes}.")
+    return "\n".join(["What others got:", *lines]) if lines else "Nobody else's numbers are known here."
+
+
+def _each_once(notes: Iterable[str]) -> str:
+    """The parts of notes ("a; b"), each once, in their order."""
+    return "; ".join(dict.fromkeys(part for note in notes for part in note.split("; ")))
 
 
 def of_orders(means: pd.DataFrame, first: str, then: str, seeds: int) -> str:

@@ -1,4 +1,4 @@
-"""The papers' numbers (papers/<paper>/tables/*.csv) and ours, side by side."""
+"""The papers' numbers (papers/<paper>/tables/*.csv), ours, and what others got (reproductions.csv)."""
 
 from pathlib import Path
 
@@ -31,7 +31,20 @@ def reported(name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def beside(ours: pd.DataFrame, papers: pd.DataFrame, on: list[str]) -> pd.DataFrame:
+def by_others(paper: str) -> pd.DataFrame:
+    """What others measured who ran a paper's method independently, for example `by_others("sc_cam")`.
+
+    Returns:
+        Columns of `reported` without keys of single tables, by (a short name of who), source (its address)
+        and note (how it differs from the paper); no rows where nothing public is known.
+    """
+    path = PAPERS / paper / "reproductions.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["by", "source", "note"])
+
+
+def beside(
+    ours: pd.DataFrame, papers: pd.DataFrame, on: list[str], others: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Reported and reproduced values in columns of their own, each named with its data set.
 
     Args:
@@ -39,20 +52,25 @@ def beside(ours: pd.DataFrame, papers: pd.DataFrame, on: list[str]) -> pd.DataFr
             have a column `seed` are averaged over it.
         papers: rows of `reported`.
         on: columns that tell the rows of a column, and of a seed, apart.
+        others: rows of `by_others` with the columns `on`.
 
     Returns:
-        Index `on`; columns "reported (voc2012)", "reproduced (scenes)" and, of rows with seeds,
-        "std (scenes)" (missing if there is one seed) and "seeds (scenes)"; NaN where a side has no value.
-        `readable` makes it short.
+        Index `on`; columns "reported (voc2012)", "others: irn#4 (voc2012)" for each of `others`,
+        "reproduced (scenes)" and, of rows with seeds, "std (scenes)" (missing if there is one seed) and
+        "seeds (scenes)"; NaN where a side has no value. `readable` makes it short.
 
     Raises:
         ValueError: two rows of a column agree in all of `on`.
     """
-    sides = [papers.assign(column="reported"), ours.assign(column="reproduced")]
+    sides = [papers.assign(column="reported")]
+    if others is not None:
+        sides.append(others.assign(column="others: " + others["by"]))
     if "seed" in ours:
         means = over_seeds(ours, ["dataset", *on])
         columns = {"reproduced": "value", "std": "std", "seeds": "seeds"}
-        sides[1:] = [means.assign(column=name, value=means[of]) for name, of in columns.items()]
+        sides += [means.assign(column=name, value=means[of]) for name, of in columns.items()]
+    else:
+        sides.append(ours.assign(column="reproduced"))
     rows = pd.concat(sides)
     rows["column"] += " (" + rows["dataset"] + ")"
     if (twice := rows.duplicated([*on, "column"])).any():
