@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +37,7 @@ def from_folder(
     labels: str | Path,
     root: str | Path,
     val: int | None = None,
-    tune: int | None = None,
+    tune: int | Collection[str] | None = None,
 ) -> Path:
     """Lay photos out in VOC layout, as links: those in the table to learn from, the others to be segmented.
 
@@ -57,7 +57,7 @@ def from_folder(
         root: folder to write into; masks you have (<id>.png, see `VOCDataset`) go to its SegmentationClass.
         val: number of labelled photos for the list val, which is scored and not learned from; None keeps what
             an earlier call drew.
-        tune: the same for the list tune, on which settings are chosen.
+        tune: the same for the list tune, on which settings are chosen; or the ids of its photos.
 
     Returns:
         `root`, absolute, for `Study(..., root=root, labels=root / "labels.csv")`.
@@ -175,7 +175,7 @@ def _lists(
     root: Path,
     table: pd.DataFrame,
     found: Mapping[str, Path],
-    counts: Mapping[str, int | None],
+    counts: Mapping[str, int | Collection[str] | None],
     made: set[str],
 ) -> dict[str, list[str]]:
     """The lists to write; those of the user are left out, and their photos too.
@@ -200,6 +200,13 @@ def _lists(
             continue
         if count is None:
             chosen = set(there.get(split, ())) & set(free)
+        elif not isinstance(count, int):
+            chosen = set(count)
+            if unfit := sorted(chosen - set(free)):
+                raise ValueError(
+                    f"{split} names {unfit[0]!r}, which has no row in the label table or is in another list; "
+                    "add the row, or take it off one of the two."
+                )
         elif 0 <= count <= len(free):
             chosen = set(_apart(root, free, empty, count))
         else:

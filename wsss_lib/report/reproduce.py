@@ -31,7 +31,7 @@ from wsss_lib.runtime.workers import pool
 
 ROOT = shipped()
 Parameters = dict[str, Any]
-WRITTEN = {"cache", "results", "root"}
+WRITTEN = {"cache", "results", "root", "out"}
 """Parameters that name no file to be read; of the data set at `root` only what a study reads counts."""
 SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/**/*.csv")
 
