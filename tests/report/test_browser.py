@@ -209,7 +209,7 @@ def test_each_control_changes_the_picture_in_a_browser(browser, lab, tmp_path):
 WATCH = """window.wrong = []
 addEventListener('error', event => wrong.push(event.message ?? event.target.outerHTML), true)
 for (const kind of ['error', 'warn']) console[kind] = (...said) => wrong.push(said.join(' '))"""
-FETCHED = "performance.getEntriesByType('resource').map(one => one.name)"
+FETCHED = "[...document.querySelectorAll('[src], link[rel=stylesheet]')].map(one => one.src ?? one.href)"
 MISSING = "[...document.images].filter(one => !one.naturalWidth).map(one => one.src)"
 EQUATIONS = "[...document.querySelectorAll('math')].filter(one => !one.getBoundingClientRect().width).length"
 

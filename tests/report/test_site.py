@@ -1,5 +1,6 @@
 """wsss_lib.report.site: a tiny folder of results becomes a site, which is read with another library."""
 
+import re
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,9 @@ def test_the_matrix_leads_to_papers_and_runs(made):
 
 
 def test_every_link_leads_somewhere_and_nothing_is_fetched(made):
+    assert not [
+        sheet for sheet in made.rglob("*.css") if re.search(r"@import|url\(.?(http|//)", sheet.read_text())
+    ]
     pages = {page: soup(page) for page in made.rglob("*.html")}
     for page, content in pages.items():
         fetched = [tag.get("src") or tag.get("href") for tag in content.select("[src], link[href]")]
