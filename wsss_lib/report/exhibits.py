@@ -18,7 +18,7 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,12 +224,18 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"coverage: {error}", file=sys.stderr)
         return 1
-    lines = table[["name", "shows"]].assign(status=table.apply(_status, axis=1))
+    lines = table[["name", "shows"]].assign(said=table.apply(status, axis=1))
     lines.loc[table["name"].duplicated(), ["name", "shows"]] = ""
-    widths = [lines[column].str.len().max() for column in ("name", "status")]
-    for name, shows, status in lines.itertuples(index=False):
+    widths = [lines[column].str.len().max() for column in ("name", "said")]
+    for name, shows, said in lines.itertuples(index=False):
         short = textwrap.shorten(shows, 60, placeholder=" ...")
-        print(f"{name:<{widths[0]}}  {status:<{widths[1]}}  {short}".rstrip())
+        print(f"{name:<{widths[0]}}  {said:<{widths[1]}}  {short}".rstrip())
+    print(summary(table))
+    return 0
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many of the tables and figures of `coverage` have a notebook, have been run, and where."""
     run = table[table["finished"] != ""]
     whole = run[run["missing"] == ""]
     counts = [
@@ -240,13 +246,13 @@ def main(argv: list[str] | None = None) -> int:
         (whole[whole["dataset"] == whole["data"]], "of these on the paper's own data"),
         (table[table["why_not"] != ""], "cannot have a notebook"),
     ]
-    print("; ".join(f"{rows['name'].nunique()} {what}" for rows, what in counts))
-    return 0
+    return "; ".join(f"{rows['name'].nunique()} {what}" for rows, what in counts)
 
 
-def _status(row: pd.Series) -> str:
+def status(row: Mapping[str, str], width: int = 70) -> str:
+    """How far one row of `coverage` is covered; width: most characters of what is missing."""
     run = f"{row['notebook']}: {row['dataset']}/{row['preset']}"
-    lacks = textwrap.shorten(row["missing"], 70, placeholder=" ...")
+    lacks = textwrap.shorten(row["missing"], width, placeholder=" ...")
     if row["finished"]:
         other = "" if row["dataset"] == row["data"] else f", not {row['data']}"
         return f"{run}{other}, {row['finished']}" + (f", partial: {lacks}" if lacks else "")
