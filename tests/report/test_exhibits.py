@@ -1,6 +1,7 @@
 """wsss_lib.report.exhibits on papers, notebooks and results of its own, and on the repository's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -104,6 +105,23 @@ def test_a_table_is_partial_where_a_row_of_ours_is_missing(folder):
     assert found[-1].startswith("3 of 3 rows")
     everything = "SC-CAM,CAM,1.0,2.0\nSC-CAM,CAM+RW,,3.0\nSC-CAM (L),CAM,,4.0\n"
     write_table(folder, "scenes/quick", "02_rounds", columns + everything)
+    assert of(folder)["sc_cam/table-3.1"][0][-1] == ""
+
+
+def test_rows_of_a_papers_own_parts_are_asked_for_and_an_unstated_crf_may_be_none(folder, monkeypatch):
+    recipe = SimpleNamespace(paper_name="SC-CAM", parts=("no clusters",))
+    monkeypatch.setattr(coverage, "RECIPES", {"sc_cam": recipe})
+    path = folder / "papers" / "sc_cam" / "tables" / "table-3.1.csv"
+    head = "method,stage,backbone,supervision,dataset,split,metric,class,value,note\n"
+    rows = "SC-CAM|masks, CRF not stated", "no clusters|masks, CRF not stated", "another's|masks"
+    texts = ['{},"{}",b,s,voc2012,val,mIoU,all,1.0,n\n'.format(*row.split("|")) for row in rows]
+    path.write_text(head + "".join(texts))
+    write_notebook(folder, "sc_cam/table-3.1")
+    write_provenance(folder, "scenes/quick", "02_rounds", "2026-01-01 00:00:00")
+    columns = "method,stage,reported (voc2012),reproduced (scenes)\n"
+    write_table(folder, "scenes/quick", "02_rounds", columns + "SC-CAM,masks,,2.0\n")
+    assert of(folder)["sc_cam/table-3.1"][0][-1] == "1 of 2 rows: no clusters"
+    write_table(folder, "scenes/quick", "02_rounds", columns + "SC-CAM,masks,,2.0\nno clusters,masks,,3.0\n")
     assert of(folder)["sc_cam/table-3.1"][0][-1] == ""
 
 
