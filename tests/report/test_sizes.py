@@ -86,7 +86,7 @@ def test_scores_by_scale_have_the_population_deviation():
     assert not found.duplicated(keys).any()
     values = found.set_index(keys)["value"]
     assert values["0.5", "ours", 1, "oracle", "mIoU"] == 5 + 5 + 1
-    assert values["together", "baseline", 0, "fixed", "mIoU"] == 35 + 1
+    assert values["0.5 1.0 2.0", "baseline", 0, "fixed", "mIoU"] == 35 + 1
     singles = np.array([5.0, 10, 20])
     for (method, gain), seed in (((m, g), s) for m, g in (("baseline", 1), ("ours", 5)) for s in (0, 1)):
         at = ("single", method, seed, "fixed")
@@ -94,4 +94,4 @@ def test_scores_by_scale_have_the_population_deviation():
         assert values[(*at, "std of mIoU")] == pytest.approx(
             np.sqrt(((singles - singles.mean()) ** 2).mean())
         )
-    assert set(found["scales"]) == {"0.5", "1.0", "2.0", "together", "single"}
+    assert set(found["scales"]) == {"0.5", "1.0", "2.0", "0.5 1.0 2.0", "single"}

@@ -486,4 +486,5 @@ RECIPE = Recipe(
     section=PSSSection,
     build=lambda config, backbones, classes: PSS(backbones(), classes, config),
     examples=examples,
+    parts=("baseline", "SMM", "MMM", "MAM", "RCM", "RCM + MMM"),
 )

@@ -135,11 +135,12 @@ def by_scale(study: Study, rows: Mapping[str, Row], scales: Sequence[float]) -> 
     """mIoU of maps of train from one size of the photos at a time and from all together.
 
     Returns:
-        Rows of `Study.scores`, method holding the rows' titles, and the column scales: "0.5", ... and
-        "together"; for each method, seed and rule also "single", the mean over the single sizes, and, as
-        metric "std of mIoU", their standard deviation by the population formula, which the paper has.
+        Rows of `Study.scores`, method holding the rows' titles, and the column scales: "0.5", ... and, from
+        all, "0.5 1.0 ..."; for each method, seed and rule also "single", the mean over the single sizes, and,
+        as metric "std of mIoU", their standard deviation by the population formula, which the paper has.
     """
-    choices = {f"{scale:.1f}": [scale] for scale in sorted(scales)} | {"together": list(scales)}
+    alone = {f"{scale:.1f}": [scale] for scale in sorted(scales)}
+    choices = alone | {" ".join(alone): list(scales)}
     tables = []
     for name, chosen in choices.items():
         other = study.varied({"maps.scales": chosen})
@@ -147,7 +148,7 @@ def by_scale(study: Study, rows: Mapping[str, Row], scales: Sequence[float]) -> 
             made = replace(row, study=other).maps()
             tables.append(other.scores(made).assign(method=title, scales=name))
     scores = pd.concat(tables, ignore_index=True).query("metric == 'mIoU' and `class` == 'all'")
-    of = scores[scores["scales"] != "together"].groupby(["method", "seed", "rule"], sort=False)
+    of = scores[scores["scales"].isin(alone)].groupby(["method", "seed", "rule"], sort=False)
     single = of.first().assign(value=of["value"].mean(), scales="single", setting="").reset_index()
     spread = single.assign(value=of["value"].std(ddof=0).to_numpy(), metric="std of mIoU")
     return pd.concat([scores, single, spread], ignore_index=True)
