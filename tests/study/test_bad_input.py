@@ -22,7 +22,7 @@ from wsss_lib.data.splits import Splits
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.methods import load_config
 from wsss_lib.refinement.masks import Background, write_marginals, write_mask
-from wsss_lib.report import reproduce
+from wsss_lib.report import own_photos, reproduce
 from wsss_lib.runtime.errors import is_sentence
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.segmentation import segmentation_net
@@ -424,6 +424,56 @@ def _(folder):
     root = lay_out(folder)
     (root / ".from_folder.json").rename(root / ".from_folder.unfinished")
     VOCDataset(root, "train", labels=root / "labels.csv")
+
+
+@case("Own photos: the photos named for tune have no label")
+def _(folder):
+    lay_out(folder, tune=["a1", "a9"])
+
+
+def masks_of_own(folder: Path, labels: str = "id,cat\na1,1\na2,0\n", **options) -> None:
+    lay_out(folder)
+    shutil.rmtree(folder / "own")
+    (folder / "labels.csv").write_text(labels)
+    own_photos.lay_out(folder / "photos", folder / "labels.csv", folder / "own", **options)
+
+
+@case("Own photos to masks: the folder to fill is another's")
+def _(folder):
+    lay_out(folder)
+    own_photos.lay_out(folder / "photos", folder / "labels.csv", folder / "own")
+
+
+@case("Own photos to masks: a mask was edited since")
+def _(folder):
+    masks_of_own(folder)
+    (folder / "own" / "masks").mkdir()
+    save_mask(np.ones((24, 32), np.uint8), folder / "own" / "masks" / "a1.png")
+    (folder / "own" / own_photos.RECORD).write_text('{"a1.png": "another digest"}')
+    own_photos.lay_out(folder / "photos", folder / "labels.csv", folder / "own")
+
+
+def drawn_mask(folder: Path, id: str) -> Path:
+    """Black and white, of the size of the photos."""
+    (folder / "drawn").mkdir()
+    Image.fromarray(np.eye(24, 32) > 0).save(folder / "drawn" / f"{id}.png")
+    return folder / "drawn"
+
+
+@case("Own photos to masks: there are no drawn masks")
+def _(folder):
+    (folder / "drawn").mkdir()
+    masks_of_own(folder, drawn=folder / "drawn")
+
+
+@case("Own photos to masks: a drawn mask has no label")
+def _(folder):
+    masks_of_own(folder, drawn=drawn_mask(folder, "b2"))
+
+
+@case("Own photos to masks: a drawn mask is black and white, of two classes")
+def _(folder):
+    masks_of_own(folder, "id,cat,dog\na1,1,1\na2,0,1\n", drawn=drawn_mask(folder, "a1"))
 
 
 @case("An annotation is no XML")
