@@ -230,4 +230,4 @@ def test_the_site_is_whole_without_a_network(tmp_path, monkeypatch):
             assert browser.value("wrong") == browser.value(MISSING) == []
             assert browser.value(EQUATIONS) == 0
         browser.call("Page.navigate", url=f"{site.as_uri()}/search.html?q=mixture")
-        browser.wait("document.querySelector('ul.search li a')")
+        browser.wait("document.querySelectorAll('#search-results li a').length")
