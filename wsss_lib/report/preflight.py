@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from wsss_lib.config import Config
-from wsss_lib.crf import CRF_PARAMETERS, WIDEST
+from wsss_lib.crf import CRF_PARAMETERS, widest_side
 from wsss_lib.data.check import Finding, check, table_of
 from wsss_lib.data.layout import LISTS, read_lists
 from wsss_lib.data.photos import photo_files, read_image_size
@@ -82,12 +82,7 @@ def widest(config: Config) -> int:
         for name in section
         if name.endswith("crf") and section[name]
     ]
-    return int(
-        min(
-            WIDEST * min(CRF_PARAMETERS[crf].gaussian_sxy, CRF_PARAMETERS[crf].bilateral_sxy) / scale
-            for crf, scale in named
-        )
-    )
+    return int(min(widest_side(crf, scale) for crf, scale in named))
 
 
 def bytes_a_pixel(config: Config) -> int:
