@@ -59,7 +59,7 @@ def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def config(**changes) -> PSSTraining:
     preset = load_config("smoke").pss
-    values = {"epochs": 8, "batch": 4, "channels": 6, "optimiser": preset.optimiser, **changes}
+    values = {"epochs": 8, "batch": 4, "channels": 6, "scales": (0.5, 1.5), **changes}
     return RECIPE.trained_by(preset.model_copy(update=values))
 
 
