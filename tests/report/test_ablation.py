@@ -95,13 +95,8 @@ def test_gains_have_the_papers_beside_them_and_skip_what_was_not_made():
 def test_gains_of_each_metric_stand_below_the_scores():
     values = {("A", 0): 4.0, ("B", 1): 9.5, ("B", 0): 7.0, ("A", 1): 5.0}
     rows = [
-<<<<<<< HEAD
-        {"stage": at, "rule": "fixed", "seed": s, "metric": m, "method": name, "value": v + (m == "recall")}
+        {"stage": at, "rule": "fixed", "seed": s, "metric": m, "method": name, "value": v + len(m)}
         for (name, s), v in values.items() for m in ("mIoU", "recall") for at in ("CAM", "RW")
-=======
-        {"stage": stage, "rule": "fixed", "seed": s, "metric": m, "method": name, "value": v + len(m)}
-        for (name, s), v in values.items() for m in ("mIoU", "recall") for stage in ("CAM", "RW")
->>>>>>> pss
     ]  # fmt: skip
     found = ablation.with_gains(pd.DataFrame(rows), "A")
     assert found.iloc[: len(rows)]["value"].tolist() == [row["value"] for row in rows]
