@@ -28,7 +28,7 @@ REPRODUCE  = $(RUN) -m wsss_lib.report.reproduce --preset '$(PRESET)' --dataset 
 	$(if $(PARAMETERS),--parameters '$(PARAMETERS)') $(if $(FORCE),--force) $(if $(JOBS),--jobs $(JOBS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data reproduce quickstart coverage test lint lab bench lock clean
+.PHONY: help install data reproduce quickstart coverage report test lint lab bench lock clean
 
 help: ## Show this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -74,6 +74,9 @@ quickstart: $(INSTALLED) ## Run only notebooks/00_quickstart.ipynb
 
 coverage: $(INSTALLED) ## Show which table and figure of the papers each notebook reproduces, and when
 	@$(RUN) -m wsss_lib.report.exhibits $(if $(RESULTS),--results '$(RESULTS)')
+
+report: $(INSTALLED) ## Make a site of all results, with the papers beside them: results/site/index.html
+	@$(RUN) -m wsss_lib.report.site $(if $(RESULTS),--results '$(RESULTS)')
 
 test: $(INSTALLED) ## Run the tests on two processes; FAST=1 without whole studies, SLOW=1 also full-size networks
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \

@@ -44,7 +44,9 @@ def tiny_voc(tmp_path: Path) -> Path:
         objects = "".join(
             f"<object><name>{names[c]}</name><part><name>head</name></part></object>" for c in classes
         )
-        (root / "Annotations" / f"{id}.xml").write_text(f"<annotation>{objects}</annotation>")
+        (root / "Annotations" / f"{id}.xml").write_text(
+            f"<annotation><folder>VOC2012</folder>{objects}</annotation>"
+        )
     lists = root / "ImageSets" / "Segmentation"
     (lists / "train.txt").write_text("".join(f"{id}\n" for id in TINY_VOC))
     (lists / "val.txt").write_text("b1\nb2\n")

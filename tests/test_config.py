@@ -1,12 +1,15 @@
 """Presets: all load, and every kind of mistake is rejected with its place."""
 
+import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from wsss_lib.config import PRESETS, CAMClassifier, dotted_keys, read_preset
+from wsss_lib.config import PRESETS, CAMClassifier, dotted_keys, names, plain, read_preset, whole_numbers
 from wsss_lib.crf import CRF_PARAMETERS
 from wsss_lib.methods import RECIPES, load_config
 from wsss_lib.study.study import Study
@@ -299,3 +302,88 @@ def test_configurations_are_frozen():
 
 def test_dotted_keys():
     assert dotted_keys({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == ["a", "a.b", "a.c", "a.c.d", "e"]
+
+
+# --- parameters as people write them ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (0, (0,)),
+        ([2, 0], (2, 0)),
+        (range(3), (0, 1, 2)),
+        (np.int64(7), (7,)),
+        (np.arange(2), (0, 1)),
+        (pd.Index([3, 1]), (3, 1)),
+        (pd.Series([5], dtype="uint8"), (5,)),
+    ],
+)
+def test_whole_numbers_in_any_of_their_spellings(given, found):
+    numbers = whole_numbers(given, "seeds")
+    assert numbers == found
+    assert {type(number) for number in numbers} == {int}
+
+
+@pytest.mark.parametrize(
+    "given", [[], "0", [0.5], np.array([0.0]), [True], [0, 0], -1, None, [[0]], {"a": 0}]
+)
+def test_what_are_no_whole_numbers_is_said(given):
+    with pytest.raises(ValueError, match=r"seeds is .*; give different whole numbers from 0 on"):
+        whole_numbers(given, "seeds")
+
+
+def test_one_name_or_several():
+    assert names("cat") == ["cat"]
+    assert names(np.array(["cat", "dog"])) == names(pd.Index(["cat", "dog"])) == ["cat", "dog"]
+    assert {type(name) for name in names(np.array(["cat"]))} == {str}
+
+
+def test_overrides_of_numpy_and_paths_are_those_of_plain_values():
+    odd = {
+        "classifier.epochs": np.int64(3),
+        "maps.scales": np.array([1.0, 0.5]),
+        "backbone.weights": Path("weights") / "own.pth",
+        "seeds": 4,
+        "walk": {"steps": np.int32(9)},
+    }
+    same = {
+        "classifier.epochs": 3,
+        "maps.scales": [1.0, 0.5],
+        "backbone.weights": "weights/own.pth",
+        "seeds": [4],
+        "walk": {"steps": 9},
+    }
+    config = load_config("smoke", odd)
+    assert config == load_config("smoke", same)
+    assert json.loads(json.dumps(plain(odd))) == same | {"seeds": 4}
+    json.dumps(config.model_dump())
+    with pytest.raises(ValueError, match="overrides is 'crf_scale=1'; give keys and values"):
+        load_config("smoke", "crf_scale=1")
+
+
+def test_a_study_takes_parameters_as_people_write_them(tmp_path):
+    options = {
+        "cache": tmp_path / "cache",
+        "results": tmp_path / "results",
+        "overrides": {"limit": np.int64(3)},
+    }
+    study = Study("smoke", seeds=np.arange(2), classes="cat", **options)
+    assert study.seeds == (0, 1)
+    written = study.results.table(pd.DataFrame({"a": [1]}), "numbers")
+    origin = json.loads((written.parents[1] / "provenance.json").read_text())["runs"]["1"]
+    assert (origin["seeds"], origin["classes"], origin["overrides"]) == ([0, 1], ["cat"], {"limit": 3})
+    assert Study(PRESETS / "smoke.yaml", seeds=0, **options).seeds == (0,)
+    with pytest.raises(ValueError, match=r"seeds is 'all'; give different whole numbers"):
+        Study("smoke", seeds="all", **options)
+    with pytest.raises(ValueError, match=r"seed is 1\.5; give different whole numbers"):
+        study.classifier("cam", seed=1.5)
+
+
+def test_methods_are_chosen_by_one_name_or_several(tmp_path):
+    study = Study("smoke", cache=tmp_path, results=tmp_path)
+    assert study.chosen() == study.methods
+    assert study.chosen("sc_cam") == {"sc_cam": "SC-CAM"}
+    assert list(study.chosen(np.array(["mixup_cam", "cam"]))) == ["mixup_cam", "cam"]
+    with pytest.raises(ValueError, match="Method 'sc-cam' is unknown"):
+        study.chosen(["cam", "sc-cam"])

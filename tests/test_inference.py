@@ -190,6 +190,15 @@ def test_batches_hold_one_size_each():
     assert list(batches_of_one_size([], [], 2)) == []
 
 
+def test_large_photos_are_taken_fewer_at_a_time():
+    """The memory of a group is bounded whatever the batch, unless a single photo exceeds it."""
+    ids = [str(i) for i in range(8)]
+    for size, count in (((480, 640), 8), ((2048, 2048), 2), ((3000, 4000), 1), ((1, 2**23), 1)):
+        groups = list(batches_of_one_size(ids, [size] * 8, 8))
+        assert [len(group) for group in groups] == [count] * (8 // count)
+        assert [id for group in groups for id in group] == ids
+
+
 def test_a_resumed_run_passes_the_same_photos_together_and_keeps_what_is_there(tiny_voc, tmp_path):
     """The last digits of a convolution depend on the size of its batch."""
     data, seen = VOCDataset(tiny_voc, "train"), []

@@ -39,11 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(root: Path, labels: str | None, preset: str) -> int:
-    from wsss_lib.data.check import check
+    from wsss_lib.report.preflight import lines, preflight
 
-    table = check(root, labels)
-    for severity, subject, sentence in table.itertuples(index=False):
-        print(f"{severity:<8} {subject:<12} {sentence}")
+    table = preflight(root, labels, preset=preset)
+    print("\n".join(lines(table)))
     return int((table["severity"] == "error").any())
 
 

@@ -10,10 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -43,6 +45,37 @@ def _known_crf(name: str) -> str:
     if name not in CRF_PARAMETERS:
         raise ValueError(f"{name!r} is no CRF parameter set; choose one of {list(CRF_PARAMETERS)}")
     return name
+
+
+def whole_numbers(given: Any, name: str) -> tuple[int, ...]:
+    """One number or several, as people write them: 0, [0, 1], range(3), a numpy array, a pandas index.
+
+    name: of the parameter, for the error.
+
+    Raises:
+        ValueError: it holds anything but whole numbers from 0 on, none, or one twice.
+    """
+    found = np.atleast_1d(np.asarray(given))
+    whole = found.ndim == 1 and found.dtype.kind in "iu" and len(found) and found.min() >= 0
+    if not whole or len(np.unique(found)) < len(found):
+        raise ValueError(f"{name} is {given!r}; give different whole numbers from 0 on, such as 0 or [0, 1].")
+    return tuple(found.tolist())
+
+
+def names(given: Any) -> list[str]:
+    """One name or several, as people write them: "cat", ["cat", "dog"], a numpy array, a pandas index."""
+    return [given] if isinstance(given, str) else [str(name) for name in given]
+
+
+def plain(value: Any) -> Any:
+    """Mappings, lists, numbers and texts, as JSON has them, in place of numpy's, pandas' and paths."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
@@ -263,7 +296,7 @@ class Config(Section):
     crf_scale: Positive  # divides the pixel widths of every CRF kernel: 500 / the long side of the photos
     segmentation: Segmentation
     scores: Scores
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], BeforeValidator(lambda given: whole_numbers(given, "seeds"))]
     limit: PositiveInt | None  # photos per list at most; None takes them all
     workers: Annotated[int, Field(ge=0)]  # loader processes in training
     processes: PositiveInt  # for per-image work
@@ -304,10 +337,14 @@ def load_config(
 
     Raises:
         FileNotFoundError: unknown preset.
-        ValueError: unknown key or value out of range, each named.
+        ValueError: unknown key or value out of range, each named; overrides that are no mapping.
     """
     tree = read_preset(preset)
-    for key, value in (overrides or {}).items():
+    if not isinstance(overrides, Mapping | None):
+        raise ValueError(
+            f'overrides is {overrides!r}; give keys and values, such as {{"classifier.epochs": 2}}.'
+        )
+    for key, value in plain(overrides or {}).items():
         tree = _overridden(tree, key, value, methods or {}, preset)
     names = tree.keys() - Config.model_fields.keys() if methods is None else methods.keys()
     try:
@@ -333,7 +370,8 @@ def read_preset(preset: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[
         names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
         raise FileNotFoundError(f"No preset {str(preset)!r}; choose one of {names} or give a .yaml file.")
     try:
-        tree = dict(yaml.safe_load(path.read_text()))
+        # libyaml's loader, seven times as fast: each varied study of a notebook reads its preset
+        tree = dict(yaml.load(path.read_text(), yaml.CSafeLoader))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} holds no YAML mapping of keys to values ({brief(error)}); correct it."

@@ -52,6 +52,13 @@ CRF_PARAMETERS = {
 WIDEST = 3600
 
 
+def widest_side(parameters: CRFParameters | str, scale_factor: float = 1.0) -> float:
+    """Longest side in pixels of a photo that `dense_crf` takes with these parameters; see `WIDEST`."""
+    if isinstance(parameters, str):
+        parameters = CRF_PARAMETERS[parameters]
+    return WIDEST * min(parameters.gaussian_sxy, parameters.bilateral_sxy) / scale_factor
+
+
 def background_score(maps: np.ndarray, alpha: float) -> np.ndarray:
     """(1 - max_c M_c)^alpha of maps (n, H, W) in [0, 1]: (H, W) float32, 1 for n = 0.
 
@@ -128,7 +135,7 @@ def dense_crf(
     gaussian_sxy, bilateral_sxy = parameters.gaussian_sxy, parameters.bilateral_sxy
     if not (
         scale_factor > 0
-        and max(height, width) * scale_factor <= WIDEST * min(gaussian_sxy, bilateral_sxy)
+        and max(height, width) <= widest_side(parameters, scale_factor)
         and 255 <= WIDEST * parameters.bilateral_srgb
     ):
         raise ValueError(

@@ -27,6 +27,8 @@ from wsss_lib.score_maps import ScoreMaps
 # On a CPU one large pass is slower than several small ones, whose activations stay in the caches. Measured:
 # EfficientNet-Lite0 is fastest at 0.1 to 0.25 million pixels a pass; a million takes 1.5 times as long.
 CPU_PIXELS = 2**17
+GROUP_PIXELS = 2**23
+"""Of photos taken together: 27 of 640 x 480, but one from a phone, a batch of which would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +160,14 @@ def class_probabilities(
 def batches_of_one_size(
     ids: Sequence[str], sizes: Sequence[tuple[int, int]], batch: int
 ) -> Iterator[list[str]]:
-    """Group ids whose photos have the same (H, W) into lists of at most `batch`."""
+    """Group ids whose photos have the same (H, W) into lists of at most `batch`, fewer of large ones."""
     by_size: dict[tuple[int, int], list[str]] = {}
     for id, size in zip(ids, sizes, strict=True):
         by_size.setdefault(size, []).append(id)
-    for same in by_size.values():
-        for start in range(0, len(same), batch):
-            yield same[start : start + batch]
+    for (height, width), same in by_size.items():
+        count = max(1, min(batch, GROUP_PIXELS // (height * width)))
+        for start in range(0, len(same), count):
+            yield same[start : start + count]
 
 
 @torch.inference_mode()

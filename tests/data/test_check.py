@@ -40,8 +40,8 @@ def give_masks(folder, id_of, count=40):
         save_mask(mask, folder / "mine" / "SegmentationClass" / f"p{i:02}.png")
 
 
-def said(folder, severity, **options):
-    table = check(folder / "mine", **options)
+def said(folder, severity, of="mine", **options):
+    table = check(folder / of, **options)
     return table.loc[table["severity"] == severity, "sentence"].tolist()
 
 
@@ -127,6 +127,10 @@ def test_what_is_no_dataset_is_said_in_the_table(own, tmp_path):
     [[severity, subject, sentence]] = check(tmp_path / "nowhere").to_numpy().tolist()
     assert (severity, subject) == ("error", "folder")
     assert sentence.endswith("give the folder of a dataset in VOC layout.")
+    [_, bare] = said(own, "error", of="photos")
+    assert (
+        bare == f"{own / 'photos'} holds 40 photos as they are; lay them out by wsss_lib.from_folder first."
+    )
     (own / "mine" / "classes.txt").write_text("cat\nbackground\n")
     assert any("names 'background' as a class" in sentence for sentence in said(own, "error"))
 
@@ -143,6 +147,8 @@ def test_photos_that_fail_hours_later_are_found_by_their_headers(own):
     expect("error", "1 photos (the first: wide.png) have a side of more than 3600 pixels", "scale them down.")
     assert not any("CRF takes" in s for s in said(own, "error", widest=3 * NARROWEST))
     expect("error", "2 photos (the first: just.png) have more than 2272 pixels", memory=220 * 2272)
+    expect("error", "have more than 2272 pixels", memory=2 * 220 * 2272, processes=2)
+    expect("error", "have more than 2272 pixels", memory=1000 * 2272, processes=2, bytes_a_pixel=1000)
     (photos / "broken.jpg").write_bytes((photos / "p00.jpg").read_bytes()[:20])
     expect("error", "broken.jpg is damaged")
     Image.new("F", (4, 4)).save(photos / "deep.png", format="TIFF")
@@ -177,6 +183,20 @@ def test_what_is_passed_over_is_counted_where_the_links_lead(own):
     [warning] = said(own, "warning")
     assert warning.startswith(f"{own / 'photos'} holds pictures that are not read (2 .heic, 1 .tif);")
     assert any("holds 1 dot-files, such as ._p00.jpg." in note for note in said(own, "note"))
+
+
+def test_folders_and_masks_of_another_kind_are_passed_over(own):
+    masks = own / "mine" / "SegmentationClass"
+    (own / "photos" / "more").mkdir()
+    (own / "photos" / ".thumbnails").mkdir()
+    for name in ("p00.jpg", "p01.tif", "._p02.png"):
+        (masks / name).touch()
+    assert said(own, "warning") == [
+        f"{own / 'photos'} holds 1 folders, such as more, which are not looked into; bring their files here "
+        "to use them.",
+        f"{masks} holds pictures that are not read (1 .jpg, 1 .tif); save them as .png to use them.",
+    ]
+    assert f"{masks} holds 1 dot-files, such as ._p02.png." in said(own, "note")
 
 
 def test_lists_and_classes(own):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from joblib import Parallel, delayed
 from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 from scipy import ndimage
@@ -31,7 +30,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return Parallel(n_jobs=2)(delayed(draw_scene)(0, "train", i, (96, 116)) for i in range(150))
+    return [draw_scene(0, "train", i, (96, 116)) for i in range(150)]
 
 
 def files(root: Path) -> list[str]:

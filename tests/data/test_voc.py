@@ -272,17 +272,33 @@ def test_without_classes_txt_the_columns_are_the_classes_and_not_vocs(own):
 
 
 def test_voc_is_known_by_its_name_or_its_annotations(tiny_voc, tmp_path):
-    assert is_voc(tiny_voc)
-    moved = tiny_voc.rename(tmp_path / "somewhere")
-    assert is_voc(moved)
-    (moved / "Annotations" / "a1.xml").write_text(
-        "<annotation><object><name>sofa bed</name></object></annotation>"
-    )
-    assert not is_voc(moved)
-    moved.rename(tiny_voc)
+    first = tiny_voc / "Annotations" / "a1.xml"
+    for name, folder, expected in (
+        ("VOC2012", "<folder>VOC2012</folder>", True),
+        ("somewhere", "<folder>VOC2007</folder>", True),
+        ("VOC2012", "", True),
+        ("somewhere", "", False),
+        ("somewhere", "<folder>photos</folder>", False),  # as a labelling tool writes it
+        ("VOC2012", "<folder>JPEGImages</folder>", False),  # own photos in VOC's place
+    ):
+        first.write_text(f"<annotation>{folder}<object><name>cat</name></object></annotation>")
+        moved = tiny_voc.rename(tmp_path / name)
+        assert is_voc(moved) == expected, (name, folder)
+        moved.rename(tiny_voc)
+    shutil.rmtree(first.parent)
     assert is_voc(tiny_voc)
     (tiny_voc / "classes.txt").write_text("cat\n")
     assert not is_voc(tiny_voc)
+
+
+def test_ids_of_photos_annotated_by_a_tool_are_not_vocs(tiny_voc, tmp_path):
+    """Mask ids 1 and 2 of cats and dogs must not become aeroplanes; VOC has cats too."""
+    own = tiny_voc.rename(tmp_path / "pets")
+    for file in (own / "Annotations").iterdir():
+        file.write_text("<annotation><folder>photos</folder><object><name>cat</name></object></annotation>")
+    for file in (own / "SegmentationClass").iterdir():
+        save_mask(np.full((24, 32), 1, np.uint8), file)
+    expect_error(ValueError, r"pets has no classes\.txt and is not VOC 2012", own)
 
 
 def test_a_black_and_white_mask_is_told_from_void(own):

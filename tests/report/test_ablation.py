@@ -80,14 +80,31 @@ def test_gains_have_the_papers_beside_them_and_skip_what_was_not_made():
         [(stage, title, value, "voc2012") for (stage, title), value in values.items()],
         columns=["stage", "method", "value", "dataset"],
     )
-    stages = {"CAM": made, "RW": {title: made[title] for title in "AC"}}
+    stages = {"CAM": made, "RW": {title: made[title] for title in "AC"}, "CRF": {t: made[t] for t in "BC"}}
     table = ablation.row_gains(study, stages, {"A": ["B", "C"], "B": ["C"]}, printed)
     assert table[["base", "stage", "method"]].to_numpy().tolist() == [
         ["A", "CAM", "B"], ["A", "CAM", "C"], ["A", "RW", "C"], ["B", "CAM", "C"],
+        ["B", "CRF", "C"],
     ]  # fmt: skip
-    assert table["paper's gain (voc2012)"].tolist() == pytest.approx([1.3, 2.1, 3.9, 0.8])
-    assert table["ours"].str[0].tolist() == ["B", "C", "C", "C"]
-    assert table["against"].str[0].tolist() == ["A", "A", "A", "B"]
+    gains = [1.3, 2.1, 3.9, 0.8, np.nan]  # the paper has no CRF
+    assert table["paper's gain (voc2012)"].tolist() == pytest.approx(gains, nan_ok=True)
+    assert table["ours"].str[0].tolist() == ["B", "C", "C", "C", "C"]
+    assert table["against"].str[0].tolist() == ["A", "A", "A", "B", "B"]
+
+
+def test_gains_of_each_metric_stand_below_the_scores():
+    values = {("A", 0): 4.0, ("B", 1): 9.5, ("B", 0): 7.0, ("A", 1): 5.0}
+    rows = [
+        {"stage": at, "rule": "fixed", "seed": s, "metric": m, "method": name, "value": v + (m == "recall")}
+        for (name, s), v in values.items() for m in ("mIoU", "recall") for at in ("CAM", "RW")
+    ]  # fmt: skip
+    found = ablation.with_gains(pd.DataFrame(rows), "A")
+    assert found.iloc[: len(rows)]["value"].tolist() == [row["value"] for row in rows]
+    gains = found.iloc[len(rows) :]
+    assert set(gains["method"]) == {"B"}
+    assert set(gains["metric"]) == {"mIoU gain", "recall gain"}
+    assert gains.groupby("seed")["value"].unique().map(list).to_dict() == {0: [3.0], 1: [4.5]}
+    assert len(gains) == 8
 
 
 def test_parts_are_those_at_the_headline_setting():

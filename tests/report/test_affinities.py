@@ -67,8 +67,10 @@ def test_page_and_grid_show_a_networks_affinities(study):
     assert rows == {affinities.NAMES[name]: encoded_rows(found) for name, found in read.items()}
     assert "$" not in page
     figure = affinity_grid(study, network, id, [(0.5, 0.5), (0.1, 0.9)])
-    assert len(figure.axes) == 8
-    titles = [axis.get_title() for axis in figure.axes]
+    *pictures, bar = figure.axes
+    assert len(pictures) == 8
+    assert bar.get_ylabel() == "affinity / its maximum in the row"
+    titles = [axis.get_title() for axis in pictures]
     assert titles == ["photo", *affinities.NAMES.values(), "", "", "", ""]
     crosses = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[4].lines]
     assert crosses == [(pytest.approx(0.9 * 56), pytest.approx(0.1 * 48))]

@@ -1,4 +1,4 @@
-"""The interactive page in a real browser: JupyterLab and headless Chromium, with its mouse."""
+"""The interactive page and the site of results in a real browser: headless Chromium, with its mouse."""
 
 import base64
 import json
@@ -19,9 +19,11 @@ import papermill
 import pytest
 import websocket  # of websocket-client, which Jupyter's server comes with
 from test_explore import LIVELY
+from test_site import tiny_results
 from tiny_study import OVERRIDES, tiny_study
 
 from wsss_lib.report import explore
+from wsss_lib.report.site import build
 
 REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -110,15 +112,20 @@ def patiently(get: Any) -> Any:
             time.sleep(0.2)
 
 
-@pytest.fixture
-def browser(tmp_path) -> Iterator[Browser]:
-    profile = tmp_path / "chromium"
+@contextmanager
+def chromium(profile: Path, *further: str) -> Iterator[Browser]:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     flags += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--window-size=1300,1400"]
-    with running([CHROMIUM, *flags, "about:blank"]):
+    with running([CHROMIUM, *flags, *further, "about:blank"]):
         port = patiently((profile / "DevToolsActivePort").read_text).split()[0]
         yield Browser(int(port))
+
+
+@pytest.fixture
+def browser(tmp_path) -> Iterator[Browser]:
+    with chromium(tmp_path / "chromium") as page:
+        yield page
 
 
 @pytest.fixture
@@ -197,3 +204,30 @@ def test_each_control_changes_the_picture_in_a_browser(browser, lab, tmp_path):
     expect(steps=0)
     browser.click(control("threshold", ".noUi-base"), 0)
     expect(threshold=0)
+
+
+WATCH = """window.wrong = []
+addEventListener('error', event => wrong.push(event.message ?? event.target.outerHTML), true)
+for (const kind of ['error', 'warn']) console[kind] = (...said) => wrong.push(said.join(' '))"""
+FETCHED = "[...document.querySelectorAll('[src], link[rel=stylesheet]')].map(one => one.src ?? one.href)"
+MISSING = "[...document.images].filter(one => !one.naturalWidth).map(one => one.src)"
+EQUATIONS = "[...document.querySelectorAll('math')].filter(one => !one.getBoundingClientRect().width).length"
+
+
+def test_the_site_is_whole_without_a_network(tmp_path, monkeypatch):
+    tiny_results(tmp_path, monkeypatch)
+    site = tmp_path / "results" / "site"
+    assert build(tmp_path / "results", site) == 0
+    with chromium(tmp_path / "chromium", "--host-resolver-rules=MAP * ~NOTFOUND") as browser:
+        browser.call("Page.enable")
+        browser.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+        for page in sorted(site.rglob("*.html")):
+            browser.call("Page.navigate", url=page.as_uri())
+            browser.wait(f"location.href == '{page.as_uri()}' && document.readyState == 'complete'")
+            fetched = browser.value(FETCHED)
+            assert fetched
+            assert all(one.startswith("file:") for one in fetched)
+            assert browser.value("wrong") == browser.value(MISSING) == []
+            assert browser.value(EQUATIONS) == 0
+        browser.call("Page.navigate", url=f"{site.as_uri()}/search.html?q=mixture")
+        browser.wait("document.querySelectorAll('#search-results li a').length")

@@ -1,6 +1,7 @@
 """wsss_lib.report.exhibits on papers, notebooks and results of its own, and on the repository's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -117,6 +118,23 @@ def test_of_rows_that_a_saved_table_does_not_tell_apart_one_counts(folder):
     write_table(folder, "scenes/quick", "02_rounds", BESIDE + "CAM,1.0,2.0\n")
     (found,) = of(folder)["sc_cam/table-3.1"]
     assert found[-1] == "1 of 2 rows: SC-CAM (released)"
+
+
+def test_rows_of_a_papers_own_parts_are_asked_for_and_an_unstated_crf_may_be_none(folder, monkeypatch):
+    recipe = SimpleNamespace(paper_name="SC-CAM", parts=("no clusters",))
+    monkeypatch.setattr(coverage, "RECIPES", {"sc_cam": recipe})
+    path = folder / "papers" / "sc_cam" / "tables" / "table-3.1.csv"
+    head = "method,stage,backbone,supervision,dataset,split,metric,class,value,note\n"
+    rows = "SC-CAM|masks, CRF not stated", "no clusters|masks, CRF not stated", "another's|masks"
+    texts = ['{},"{}",b,s,voc2012,val,mIoU,all,1.0,n\n'.format(*row.split("|")) for row in rows]
+    path.write_text(head + "".join(texts))
+    write_notebook(folder, "sc_cam/table-3.1")
+    write_provenance(folder, "scenes/quick", "02_rounds", "2026-01-01 00:00:00")
+    columns = "method,stage,reported (voc2012),reproduced (scenes)\n"
+    write_table(folder, "scenes/quick", "02_rounds", columns + "SC-CAM,masks,,2.0\n")
+    assert of(folder)["sc_cam/table-3.1"][0][-1] == "1 of 2 rows: no clusters"
+    write_table(folder, "scenes/quick", "02_rounds", columns + "SC-CAM,masks,,2.0\nno clusters,masks,,3.0\n")
+    assert of(folder)["sc_cam/table-3.1"][0][-1] == ""
 
 
 def test_a_figure_of_certain_classes_wants_data_that_have_them(folder):

@@ -38,16 +38,35 @@ def reproduce(folder: Path) -> str:
     return done.stdout
 
 
-def test_notebooks_run_on_the_smoke_preset_and_are_up_to_date_the_second_time(tmp_path):
-    reproduce(tmp_path)
-    results = tmp_path / "results" / "scenes" / "smoke"
-    for notebook in NOTEBOOKS:
-        assert (results / "notebooks" / f"{notebook.stem}.html").stat().st_size > 10_000
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Cache and results of a run of every notebook."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    reproduce(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder) -> Path:
+    return folder / "results" / "scenes" / "smoke"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_notebook_leaves_a_page(results, notebook):
+    assert (results / "notebooks" / f"{notebook.stem}.html").stat().st_size > 10_000
+
+
+def test_tables_hold_rows_and_all_that_is_shown_has_its_origin(results):
     for table in results.glob("tables/*.csv"):
         assert len(pd.read_csv(table)) > 0
     assert len(list(results.glob("figures/*.png"))) >= 15
     made = {path.stem for kind in ("tables/*.csv", "figures/*.png") for path in results.glob(kind)}
     assert made == set(finished(results))
-    # a method that one line registers is in the tables without another edit
+
+
+def test_a_method_that_one_line_registers_is_in_the_tables(results):
     assert "Toy" in set(pd.read_csv(results / "tables" / "07_scores.csv")["method"])
-    assert reproduce(tmp_path).count("up to date") == len(NOTEBOOKS)
+
+
+def test_all_is_up_to_date_the_second_time(folder):
+    assert reproduce(folder).count("up to date") == len(NOTEBOOKS)

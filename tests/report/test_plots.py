@@ -120,6 +120,14 @@ def test_level_lines_have_the_colour_of_their_curve():
         assert line.get_color() == curves[name].get_color()
 
 
+def test_every_mark_of_a_sweep_is_drawn_and_told_apart():
+    marks = {"calibrated": 0.1, "fixed": 0.2, "oracle": 0.3}
+    axis = sweep_curves(pd.DataFrame({"mIoU": [1.0, 2.0]}, index=[0.0, 0.5]), "t", "%", marks).axes[0]
+    drawn = {line.get_label(): line for line in axis.lines if line.get_label() != "mIoU"}
+    assert {label: line.get_xdata()[0] for label, line in drawn.items()} == marks
+    assert len({line.get_linestyle() for line in drawn.values()}) == 3
+
+
 def test_a_scatter_holds_every_photo_and_marks_the_chosen():
     gain = pd.DataFrame({"CAM": [1.0, -2.0, 0.0], "walk": [3.0, 1.0, -4.0]}, index=list("abc"))
     axis = gain_scatter(gain, ["c"], "before", "after").axes[0]

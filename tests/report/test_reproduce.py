@@ -1,6 +1,7 @@
 """wsss_lib.report.reproduce on tiny notebooks in a repository of their own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
+from wsss_lib.data.folder import from_folder
 from wsss_lib.report import reproduce
 
 pytestmark = pytest.mark.whole  # see pyproject.toml
@@ -25,8 +28,8 @@ def root(tmp_path, monkeypatch) -> Path:
     for folder in ("notebooks", "wsss_lib/presets", "papers/paper/tables"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setenv("JUPYTER_PATH", "")
-    monkeypatch.setenv("WSSS_PROGRESS", "")
+    for name in reproduce.kernel_environment(tmp_path, 1):  # so that this run's are gone after the test
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     return tmp_path
 
 
@@ -114,6 +117,105 @@ def test_a_failure_is_set_aside_and_the_others_still_run(root, run, capfd):
 
     assert run("--parameters", "count=3") == 0
     assert not (folder / "01_bad.failed.ipynb").exists()
+
+
+def test_a_kernel_sees_its_own_settings_whatever_the_environment_says(root, run, monkeypatch, capfd):
+    """A backend, resolution, figure format, locale and start-up file of the user change nothing."""
+    (root / "mine").mkdir()
+    (root / "mine" / "matplotlibrc").write_text("figure.dpi: 30\nsavefig.format: svg\n")
+    startup = root / "ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("get_ipython().run_line_magic('config', 'InlineBackend.figure_formats = [\"svg\"]')")
+    (root / "startup.py").write_text("print = None")
+    for name, value in {
+        "MPLBACKEND": "nonsense",
+        "MATPLOTLIBRC": root / "mine" / "matplotlibrc",
+        "IPYTHONDIR": root / "ipython",
+        "PYTHONSTARTUP": root / "startup.py",
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONWARNINGS": "error",
+        "OMP_NUM_THREADS": "all",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    write_notebook(
+        root / "notebooks" / "01_look.ipynb",
+        "import locale, os, matplotlib as mpl\nprint('sees', 'inline' in mpl.get_backend(), "
+        "mpl.rcParams['figure.dpi'], mpl.rcParams['savefig.format'], locale.getpreferredencoding(), "
+        "os.environ['OMP_NUM_THREADS'])",
+        "from matplotlib import pyplot as plt\n_ = plt.plot([1, 2])",
+    )
+    assert run() == 0
+    seen = f"sees True 100.0 png utf-8 {os.cpu_count()}"
+    assert seen.casefold() in capfd.readouterr().out.casefold()
+    path = root / "results" / "scenes" / "quick" / "notebooks" / "01_look.ipynb"
+    [output] = nbformat.read(path, as_version=4).cells[-1].outputs
+    assert "image/png" in output.data
+
+
+def test_threads_are_the_users_else_a_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for said, threads in (("3", "3"), ("0", "4"), ("4,2", "4"), ("", "4")):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert reproduce.kernel_environment(tmp_path, 2)["OMP_NUM_THREADS"] == threads
+    assert reproduce.kernel_environment(tmp_path, 16)["MKL_NUM_THREADS"] == "1"
+
+
+def test_a_kernel_that_dies_at_the_start_is_a_sentence_and_the_others_run(root, run, monkeypatch, capfd):
+    kernel = root / "broken" / "share" / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    # it dies on the first notebook alone
+    code = "import os, sys; os.path.exists(sys.argv[1]) or sys.exit(open(sys.argv[1], 'w').close()); "
+    code += (
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'ipykernel_launcher', '-f', sys.argv[2]])"
+    )
+    argv = [sys.executable, "-c", code, str(root / "died"), "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+    monkeypatch.setattr(sys, "prefix", str(root / "broken"))
+    write_notebook(root / "notebooks" / "01_dies.ipynb", "1 + 1")
+    write_notebook(root / "notebooks" / "02_runs.ipynb", "print('second ran')")
+    assert run() == 1
+    out, err = capfd.readouterr()
+    assert "second ran" in out
+    [line] = [line for line in err.splitlines() if line.startswith("reproduce:")]
+    assert line.startswith("reproduce: 01_dies failed: its kernel did not start, or died, as it does without")
+    assert "Kernel died" in line
+
+
+def test_own_data_is_checked_before_the_first_step(root, run, tmp_path, capfd):
+    write_notebook(
+        root / "notebooks" / "01_own.ipynb",
+        "print('ran')",
+        parameters="root = None\nlabels = 'masks'\noverrides = {}\ncache = 'cache'",
+    )
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 48)).save(tmp_path / "photos" / f"{name}.jpg")
+    (tmp_path / "labels.csv").write_text("id,cat,dog\na,1,0\nb,1,0\n")
+    own = from_folder(tmp_path / "photos", tmp_path / "labels.csv", tmp_path / "mine")
+    options = ["--preset", "smoke", "--dataset", "mine", "--root", str(own)]
+    with_labels = ["--parameters", f"labels={own / 'labels.csv'}"]
+
+    assert run(*options) == 1  # by default labels are read from masks, and there are none
+    out, err = capfd.readouterr()
+    assert "running" not in out
+    assert err.strip() == "reproduce: nothing was run; mend the 1 errors above first"
+    assert run(*options, *with_labels) == 0
+    out = capfd.readouterr().out
+    assert out.count("No photo of train shows dog") == 1
+    assert "\nran\n" in out
+    assert run(*options, *with_labels) == 0  # nothing is looked at again where all is up to date
+    assert "No photo of train" not in capfd.readouterr().out
+
+    Image.new("RGB", (721, 2)).save(own / "JPEGImages" / "wide.png")  # 720 is what smoke's CRF takes
+    assert run(*options, *with_labels) == 1
+    assert "(the first: wide.png) have a side of more than 720 pixels" in " ".join(
+        capfd.readouterr().out.split()
+    )
+    assert run(*options, "--parameters", "overrides={'crf_scal': 1}") == 2
+    assert "Override 'crf_scal' is no key of preset smoke" in capfd.readouterr().err
+    assert run("--preset", "smoke", "--dataset", "mine", "--root", str(tmp_path / "lost")) == 2
+    assert "holds no JPEGImages" in capfd.readouterr().err
 
 
 def test_interrupt_ends_with_130_and_leaves_no_running_notebook(root):

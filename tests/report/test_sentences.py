@@ -85,6 +85,7 @@ def test_others_gains_are_their_own_and_are_named_with_their_addresses():
         {
             "reported (voc2012)": [48.0, 50.1], "others: mva (voc2012)": [45.0, 46.5],
             "others: half (voc2012)": [45.0, np.nan], "reproduced (scenes)": [40.0, 39.5],
+            "note": ["a", "b"],
         },
         ["CAM", "Mixup"],
     )  # fmt: skip

@@ -45,6 +45,7 @@ def test_a_page_shows_maps_attention_and_targets_and_says_which_targets_are_out_
     assert [text.get_text() for text in second[4].texts] == [f"{value:.2f}" for value in xi.ravel()]
     assert [axis.get_xlabel() for axis in second[5:]] == ["", "up to 1.50", ""]
     assert second[0].get_xlabel() == "b"
+    assert figure.axes[16].get_ylabel() == "response"  # the colour bar
     assert all(axis.images[0].get_array().shape[:2] == (24, 32) for axis in (*first[1:4], *first[5:]))
 
 
@@ -85,7 +86,7 @@ def test_scores_by_scale_have_the_population_deviation():
     assert not found.duplicated(keys).any()
     values = found.set_index(keys)["value"]
     assert values["0.5", "ours", 1, "oracle", "mIoU"] == 5 + 5 + 1
-    assert values["together", "baseline", 0, "fixed", "mIoU"] == 35 + 1
+    assert values["0.5 1.0 2.0", "baseline", 0, "fixed", "mIoU"] == 35 + 1
     singles = np.array([5.0, 10, 20])
     for (method, gain), seed in (((m, g), s) for m, g in (("baseline", 1), ("ours", 5)) for s in (0, 1)):
         at = ("single", method, seed, "fixed")
@@ -93,4 +94,4 @@ def test_scores_by_scale_have_the_population_deviation():
         assert values[(*at, "std of mIoU")] == pytest.approx(
             np.sqrt(((singles - singles.mean()) ** 2).mean())
         )
-    assert set(found["scales"]) == {"0.5", "1.0", "2.0", "together", "single"}
+    assert set(found["scales"]) == {"0.5", "1.0", "2.0", "0.5 1.0 2.0", "single"}

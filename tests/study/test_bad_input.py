@@ -1,5 +1,6 @@
 """docs/errors.md says what is really raised: each of its rows is provoked here, and its remedy tried."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -16,6 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from tiny_study import OVERRIDES, run_all, tiny_study
 
+from wsss_lib.data.check import check
 from wsss_lib.data.folder import from_folder
 from wsss_lib.data.masks import load_mask
 from wsss_lib.data.splits import Splits
@@ -23,6 +26,7 @@ from wsss_lib.data.voc import VOCDataset
 from wsss_lib.methods import load_config
 from wsss_lib.refinement.masks import Background, write_marginals, write_mask
 from wsss_lib.report import own_photos, reproduce
+from wsss_lib.report.preflight import preflight
 from wsss_lib.runtime.errors import is_sentence
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.segmentation import segmentation_net
@@ -87,8 +91,10 @@ def test_the_error_is_the_sentence_of_the_table_and_its_remedy_helps(
         shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("wsss_lib.runtime.files.uuid4", lambda: uuid.UUID(int=0))
     if situation.startswith("`make reproduce`"):
-        assert provoke(tmp_path) == 2
-        said = capsys.readouterr().err.strip().removeprefix("reproduce: ")
+        assert provoke(tmp_path) in (1, 2)
+        said = capsys.readouterr().err.strip().splitlines()[-1].removeprefix("reproduce: ")
+    elif situation.startswith("`wsss check`"):
+        said = provoke(tmp_path)
     else:
         with pytest.raises((ValueError, OSError, RuntimeError)) as caught:
             provoke(tmp_path)
@@ -185,7 +191,7 @@ def _(folder):
 @case("... found by the CRF's processes", study=True)
 def _(folder):
     shutil.rmtree(folder / "cache" / "masks")
-    study = tiny_study(folder, workers=0)
+    study = tiny_study(folder, workers=0, processes=2)
     walked = study.refine(study.response_maps("cam", 0))
     cut(study.data.train.image_path("train_00003"), 700)
     study.pseudo_labels(walked)
@@ -534,6 +540,17 @@ def _(folder):
     voc_study(folder, **{"classifier.optimiser.lr": 1e30}).classifier("cam", 0)
 
 
+@case("Seeds are no whole numbers")
+def _(folder):
+    tiny_study(folder).varied({"seeds": 0})  # one number is fine
+    Study("smoke", seeds="all", cache=folder)
+
+
+@case("Overrides are no keys and values")
+def _(folder):
+    Study("smoke", overrides="crf_scale=1", cache=folder)
+
+
 @case("`make reproduce`: a notebook parameter is mistyped")
 def _(folder):
     return reproduce.main(["--results", str(folder), "--parameters", "lables=xml"])
@@ -542,6 +559,119 @@ def _(folder):
 @case("`make reproduce`: a notebook is mistyped")
 def _(folder):
     return reproduce.main(["--results", str(folder), "--notebooks", "baseline"])
+
+
+def reproduce_one(folder: Path, *options: str, cells: tuple[str, ...] = ("preset = 'smoke'",)) -> int:
+    """Run one notebook, whose first cell has its parameters, in a repository of its own."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    (folder / "notebooks").mkdir()
+    nbformat.write(notebook, folder / "notebooks" / "01_photos.ipynb")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in reproduce.kernel_environment(folder, 1):
+            patch.setenv(name, "")  # so that what is set is gone afterwards
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setattr(reproduce, "ROOT", folder)
+        return reproduce.main(["--results", str(folder / "results"), "--jobs", "1", *options])
+
+
+@case("`make reproduce`: the data set would let a step fail")
+def _(folder):
+    cut(photo(folder), 20)
+    options = ("--preset", "smoke", "--dataset", "voc2012", "--root", str(folder / "VOC2012"))
+    return reproduce_one(folder, *options, cells=("root = None",))
+
+
+@case("`make reproduce`: a kernel does not start")
+def _(folder):
+    kernel = folder / "share" / "jupyter" / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    spec = {"argv": [sys.executable, "-c", "exit()"], "display_name": "x", "language": "python"}
+    kernel.write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "prefix", str(folder))
+        return reproduce_one(folder)
+
+
+# --- before the first step -------------------------------------------------------------------------------
+
+
+def found(folder: Path, part: str, **options) -> str:
+    """The finding with `part` in it."""
+    [sentence] = [s for s in check(folder / "VOC2012", **options)["sentence"] if part in s]
+    return sentence
+
+
+@case("`wsss check`: a photo is wider than the preset's CRF takes")
+def _(folder):
+    Image.new("RGB", (721, 2)).save(folder / "VOC2012" / "JPEGImages" / "wide.png")
+    table = preflight(folder / "VOC2012", preset="smoke", cache=folder)
+    return next(sentence for sentence in table["sentence"] if "wide.png" in sentence)
+
+
+@case("`wsss check`: a photo is too large for the memory")
+def _(folder):
+    return found(folder, "memory", memory=940 * 100)  # 940 bytes a pixel for 20 classes
+
+
+@case("`wsss check`: a name is too long for the file system")
+def _(folder):
+    Image.new("RGB", (4, 4)).save(folder / "VOC2012" / "JPEGImages" / f"{210 * 'n'}.jpg")
+    return found(folder, "too long")
+
+
+@case("`wsss check`: a photo's orientation is none")
+def _(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    Image.new("RGB", (4, 4)).save(folder / "VOC2012" / "JPEGImages" / "odd.jpg", exif=exif)
+    return found(folder, "metadata")
+
+
+@case("`wsss check`: photos of a format that is not read")
+def _(folder):
+    for name in ("a.heic", "b.HEIC", "c.tif"):
+        (folder / "VOC2012" / "JPEGImages" / name).touch()
+    return found(folder, "not read")
+
+
+@case("`wsss check`: dot-files beside the photos")
+def _(folder):
+    (folder / "VOC2012" / "JPEGImages" / "._a1.jpg").touch()
+    return found(folder, "dot-files")
+
+
+@case("`wsss check`: folders beside the photos")
+def _(folder):
+    (folder / "VOC2012" / "JPEGImages" / "cats").mkdir()
+    return found(folder, "looked into")
+
+
+@case("`wsss check`: a class that no photo shows")
+def _(folder):
+    return found(folder, "No photo of train", classes=["cat", "sofa"])
+
+
+@case("`wsss check`: photos that are not laid out")
+def _(folder):
+    table = check(folder / "VOC2012" / "JPEGImages")
+    return table["sentence"].iloc[-1]
+
+
+@case("`wsss check`: the disk is too small")
+def _(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        table = preflight(folder / "VOC2012", preset="smoke", cache=folder)
+    return next(sentence for sentence in table["sentence"] if "room for" in sentence)
+
+
+@case("A photo is wider than the CRF takes")
+def _(folder):
+    Image.new("RGB", (3601, 2)).save(photo(folder))
+    ScoreMaps(np.array([8]), np.zeros((1, 2, 3601)), (2, 3601), 1).save(folder / "maps.npz")
+    background = Background("threshold", 0.3)
+    write_mask(photo(folder), folder / "maps.npz", background, "deeplab_v2", 1, folder / "mask.png")
 
 
 # --- disks -----------------------------------------------------------------------------------------------
@@ -693,30 +823,14 @@ def test_a_notebook_shows_the_sentence_and_tb_the_rest(tiny_voc, tmp_path, capsy
         InteractiveShell.clear_instance()
 
 
-def test_make_reproduce_prints_the_sentence_last(tiny_voc, tmp_path, monkeypatch, capfd):
+def test_make_reproduce_prints_the_sentence_last(tiny_voc, tmp_path, capfd):
     cut(photo(tmp_path))
     cells = (
-        "preset, root = 'smoke', None",
+        "preset, folder = 'smoke', None",
         "from pathlib import Path\nfrom wsss_lib.data.voc import VOCDataset\n"
-        "VOCDataset(Path(root), 'train').image('a1')",
+        "VOCDataset(Path(folder), 'train').image('a1')",
     )
-    tagged = [nbformat.v4.new_code_cell(source) for source in cells]
-    tagged[0].metadata["tags"] = ["parameters"]
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=tagged), tmp_path / "notebooks" / "01_photos.ipynb")
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setenv("JUPYTER_PATH", "")
-    monkeypatch.setenv("WSSS_PROGRESS", "")
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    options = [
-        "--dataset",
-        "voc2012",
-        "--root",
-        str(tmp_path / "VOC2012"),
-        "--results",
-        str(tmp_path / "results"),
-    ]
-    assert reproduce.main(options) == 1
+    assert reproduce_one(tmp_path, "--parameters", "folder=VOC2012", cells=cells) == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(
         "reproduce: 01_photos failed in cell [3]: ValueError: VOC2012/JPEGImages/a1.jpg is damaged or"
@@ -751,6 +865,7 @@ def test_a_map_of_zeros_becomes_background(tiny_voc, tmp_path, background, crf):
 FULL = """
 import os, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np

@@ -15,7 +15,9 @@ from wsss_lib.study.study import Study
 from wsss_lib.training import build_optimiser
 
 UNTRAINED = {f"{section}backbone.weights": "random" for section in ("", "irn.", "segmentation.")}
-SMALL = {"scenes.train": 2, "scenes.val": 1, "scenes.image_size": [64, 64], "processes": 1}
+SMALL = {
+    "scenes.train": 2, "scenes.val": 1, "scenes.tune": 0, "scenes.image_size": [64, 64], "processes": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pandas as pd
 from wsss_lib.data.labels import read_label_table
 from wsss_lib.data.layout import LISTS, check_disjoint, drawn, read_lists
 from wsss_lib.data.photos import PHOTOS, open_image, photo_files, said_orientation, upright_size
-from wsss_lib.data.voc import LABEL_SOURCES, VOCDataset, class_names, find_root, is_voc
+from wsss_lib.data.voc import LABEL_SOURCES, VOCDataset, class_names, find_root, is_voc, masks_in
 from wsss_lib.runtime.files import UNFINISHED
 
 LONGEST_NAME = 255 - len(f"..npz{UNFINISHED}{32 * '0'}.npz")
@@ -26,6 +26,7 @@ PICTURES = (
     ".avif", ".bmp", ".cr2", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".nef", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
+MASKS = (".png",)
 Finding = tuple[str, str, str]  # severity, subject, sentence
 
 
@@ -82,6 +83,8 @@ def check(
     classes: Sequence[str] | str | None = None,
     widest: int = NARROWEST,
     memory: int | None = None,
+    processes: int = 1,
+    bytes_a_pixel: int = 0,
 ) -> pd.DataFrame:
     """What a data set holds, and what has to be mended before a study of it: one row each.
 
@@ -94,6 +97,7 @@ def check(
         classes: those to keep; None keeps all.
         widest: longest side in pixels that the CRF of the preset takes.
         memory: bytes of the machine; None asks the system.
+        processes: CRFs side by side; bytes_a_pixel: of memory that a network takes for a photo.
 
     Returns:
         Columns severity ("error": a study would fail or mislead; "warning": look at it; "note"), subject and
@@ -106,6 +110,11 @@ def check(
         root = find_root(Path(root))
     except (FileNotFoundError, ValueError) as error:
         findings.append(("error", "folder", str(error)))
+        if Path(root).is_dir() and (photos := photo_files(Path(root))):
+            also = (
+                f"{root} holds {len(photos)} photos as they are; lay them out by wsss_lib.from_folder first."
+            )
+            findings.append(("error", "folder", also))
     else:
         if labels is None:
             tables = (root / "labels.csv", root / "labels.npz")
@@ -120,10 +129,18 @@ def check(
             whose = ", as VOC has them" if is_voc(root) else ""
             listed = ", ".join(f"{id} {name}" for id, name in enumerate(names, start=1))
             findings.append(("note", "classes", f"{len(names)} classes, by their ids{whose}: {listed}."))
-        findings += _photos(root, len(names), widest, memory)
+        # The dense CRF on all classes takes more than any other step but a network's pass over a large photo;
+        # measured were 157, 204 and 747 bytes a pixel with 2, 3 and 21 labels.
+        most = memory // max(bytes_a_pixel, processes * (100 + 40 * (1 + len(names))))
+        findings += _photos(root, widest, most)
         findings += _passed_over(root)
         if names:
             findings += _lists(root, labels, classes)
+    return table_of(findings)
+
+
+def table_of(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Findings as a table, errors first, then warnings."""
     order = ("error", "warning", "note")
     return pd.DataFrame(
         sorted(findings, key=lambda finding: order.index(finding[0])),
@@ -131,7 +148,8 @@ def check(
     )
 
 
-def _photos(root: Path, classes: int, widest: int, memory: int) -> Iterator[Finding]:
+def _photos(root: Path, widest: int, most: int) -> Iterator[Finding]:
+    """Photos by their headers; widest: longest side, most: pixels of a photo that can be worked on."""
     files = photo_files(root / "JPEGImages")
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(_header, files))
@@ -141,9 +159,6 @@ def _photos(root: Path, classes: int, widest: int, memory: int) -> Iterator[Find
         (path.name, *found) for path, found in zip(files, headers, strict=True) if not isinstance(found, str)
     ]
     stems = Counter(path.stem for path in files)
-    # The dense CRF on all classes takes more than anything else; measured were 157, 204 and 747 bytes a pixel
-    # with 2, 3 and 21 labels.
-    most = memory // (100 + 40 * (1 + classes))
     kinds = (
         ("error", (path.name for path in files if stems[path.stem] > 1),
          "have the id of another", "rename or remove one of each"),
@@ -153,7 +168,7 @@ def _photos(root: Path, classes: int, widest: int, memory: int) -> Iterator[Find
         ("error", (name for name, size, *_ in read if max(size) > widest),
          f"have a side of more than {widest} pixels, all that the preset's CRF takes", "scale them down"),
         ("error", (name for name, (height, width), *_ in read if height * width > most),
-         f"have more than {most} pixels, for whose CRF this machine has no memory", "scale them down"),
+         f"have more than {most} pixels, for which this machine has no memory", "scale them down"),
         ("error", (name for name, _, mode, _ in read if mode in ("I", "F")),
          "hold numbers of unknown range", "save them with 8 bits a channel"),
         ("warning", (name for name, *_, odd in read if odd),
@@ -183,22 +198,39 @@ def _header(path: Path) -> str | tuple[tuple[int, int], str, bool]:
 
 
 def _passed_over(root: Path) -> Iterator[Finding]:
-    """Pictures beside the photos that are not used, here and where all links lead."""
-    folder = root / "JPEGImages"
-    links = (path for path in folder.iterdir() if path.is_symlink())
-    targets = {(folder / os.readlink(path)).parent.resolve() for path in links}
-    for place in (folder, *targets) if len(targets) == 1 else (folder,):
-        names = [path.name for path in place.iterdir()] if place.is_dir() else []
-        hidden = [name for name in names if name.startswith(".") and name.lower().endswith(PHOTOS)]
+    """Pictures that are not used, beside the photos, here and where all links lead, and beside the masks."""
+    photos = root / "JPEGImages"
+    links = (path for path in photos.iterdir() if path.is_symlink())
+    targets = {(photos / os.readlink(path)).parent.resolve() for path in links}
+    masks = root / "SegmentationClass"
+    places = (
+        (photos, PHOTOS),
+        *((folder, PHOTOS) for folder in targets if len(targets) == 1),
+        (masks, MASKS),
+    )
+    for place, read in places:
+        entries = list(place.iterdir()) if place.is_dir() else []
+        names = [path.name for path in entries]
+        hidden = [name for name in names if name.startswith(".") and name.lower().endswith(read)]
         if hidden:
             yield "note", "passed over", f"{place} holds {len(hidden)} dot-files, such as {min(hidden)}."
-        kinds = Counter(Path(name).suffix.lower() for name in names if name.lower().endswith(PICTURES))
+        others = tuple({*PHOTOS, *PICTURES} - {*read})
+        kinds = Counter(Path(name).suffix.lower() for name in names if name.lower().endswith(others))
         if kinds:
             found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             yield (
                 "warning",
                 "passed over",
-                f"{place} holds pictures that are not read ({found}); save them as .jpg or .png to use them.",
+                f"{place} holds pictures that are not read ({found}); save them as {' or '.join(read)} to "
+                "use them.",
+            )
+        folders = [path.name for path in entries if path.is_dir() and not path.name.startswith(".")]
+        if folders:
+            yield (
+                "warning",
+                "passed over",
+                f"{place} holds {len(folders)} folders, such as {min(folders)}, which are not looked into; "
+                "bring their files here to use them.",
             )
 
 
@@ -219,7 +251,7 @@ def _lists(root: Path, labels: str | Path, classes: Sequence[str] | str | None) 
     photos = {path.stem for path in photo_files(root / "JPEGImages")}
     if photos - listed:
         yield "note", "lists", f"{_counted(photos - listed)} are in no list and not used."
-    masks = {path.stem for path in (root / "SegmentationClass").glob("*.png")}
+    masks = set(masks_in(root / "SegmentationClass"))
     if masks - photos:
         some = (
             f"{len(masks - photos)} masks have no photo of their name (the first: {min(masks - photos)}.png)"

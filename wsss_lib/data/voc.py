@@ -116,7 +116,7 @@ class VOCDataset:
         if limit and first:
             before = set(_read_list(_find_list(self.root, first)))
             listed.sort(key=lambda id: id not in before)  # stable: in the order of the list otherwise
-        masks = _masks_in(self.root / "SegmentationClassAug") | _masks_in(self.root / "SegmentationClass")
+        masks = masks_in(self.root / "SegmentationClassAug") | masks_in(self.root / "SegmentationClass")
         self._images = {id: images[id] for id in listed}
         self._masks = {id: masks[id] for id in listed if id in masks}
         self._colours = ids_by_colour(self.root, self.names)
@@ -299,7 +299,7 @@ class VOCDataset:
     def _xml_rows(self, ids: list[str]) -> Iterator[np.ndarray]:
         for id in ids:
             path = self.root / "Annotations" / f"{id}.xml"
-            names = _objects_of(path)
+            names = [o.findtext("name", "").strip() for o in _read_xml(path).iterfind("object")]
             _check_known(set(names), self.names, path)
             yield np.isin(self.names, names)
 
@@ -344,15 +344,17 @@ def content_paths(root: Path) -> list[Path]:
 
 
 def is_voc(root: Path) -> bool:
-    """Whether a folder is VOC's own: it names no classes, and is called VOC2012 (or another of its years), or
-    the first of its Annotations holds VOC's classes alone.
+    """Whether a folder is VOC's own: it names no classes, and the first of its Annotations calls it VOC2012,
+    or another of its years, or, if that does not say, its name does.
+
+    Annotations of cats and dogs that a labelling tool wrote do not make a folder VOC's.
     """
     if (root / "classes.txt").is_file() or palette_file(root):
         return False
-    if any(re.fullmatch(r"VOC20\d\d", path.name) for path in (root.absolute(), root.resolve())):
-        return True
     first = min((root / "Annotations").glob("*.xml"), default=None)
-    return first is not None and set(_objects_of(first)) <= set(VOC_CLASSES)
+    said = "" if first is None else _read_xml(first).findtext("folder", "").strip()
+    names = [said] if said else [root.absolute().name, root.resolve().name]
+    return any(re.fullmatch(r"VOC20\d\d", name) for name in names)
 
 
 def class_names(root: Path, table: pd.DataFrame | None = None) -> tuple[str, ...]:
@@ -378,9 +380,9 @@ def class_names(root: Path, table: pd.DataFrame | None = None) -> tuple[str, ...
     )
 
 
-def _objects_of(path: Path) -> list[str]:
+def _read_xml(path: Path) -> ElementTree.Element:
     try:
-        return [o.findtext("name", "").strip() for o in ElementTree.parse(path).iterfind("object")]
+        return ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no {path}; copy it there or use labels='masks'.") from None
     except ElementTree.ParseError as error:
@@ -424,7 +426,8 @@ def _read_list(path: Path) -> list[str]:
     return ids
 
 
-def _masks_in(folder: Path) -> dict[str, Path]:
+def masks_in(folder: Path) -> dict[str, Path]:
+    """Masks of a folder by the id of their photo, without dot-files."""
     found = folder.glob("*.[pP][nN][gG]")
     return {path.stem: path for path in found if not path.name.startswith(".")}
 

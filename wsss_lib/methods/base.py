@@ -73,6 +73,7 @@ class Recipe:
         run: (study, recipe, seed, rounds) -> the trained classifier; once, unless it has rounds.
         maps: how its maps are scaled to [0, 1].
         gives: "masks" if it predicts these too.
+        parts: what the paper's tables call it with parts of it switched off.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Recipe:
     run: Callable[[Study, Recipe, int, int | None], Artifact] = run_once
     maps: MapRule = MAXIMUM
     gives: Literal["maps", "masks"] = "maps"
+    parts: tuple[str, ...] = ()
 
     def trained_by(self, section: Section) -> Section:
         """The part of a preset's section that the training depends on."""

@@ -456,7 +456,10 @@ class WatchedExamples:
 
 
 def examples(study: Study, config: PSSTraining, model: Method) -> Examples:
-    """Augmented training photos with their image labels; if all have a mask, the truth to be watched."""
+    """Augmented training photos with their image labels; if all have a mask, the truth to be watched.
+
+    Masks are in no key of a training: those that come later train nothing again, and history.csv lacks them.
+    """
     plain = classification_examples(study, config, model)
     return WatchedExamples(plain) if all(map(plain.dataset.has_mask, plain.dataset.ids)) else plain
 
@@ -486,4 +489,5 @@ RECIPE = Recipe(
     section=PSSSection,
     build=lambda config, backbones, classes: PSS(backbones(), classes, config),
     examples=examples,
+    parts=("baseline", "SMM", "MMM", "MAM", "RCM", "RCM + MMM"),
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from wsss_lib.crf import background_score, dense_crf, unary_from_labels, unary_from_scores
+from wsss_lib.crf import background_score, dense_crf, unary_from_labels, unary_from_scores, widest_side
 from wsss_lib.data.masks import IGNORE, save_mask
 from wsss_lib.data.photos import read_image
 from wsss_lib.runtime.files import save_atomically
@@ -91,13 +91,28 @@ def label_crf(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: flo
     return dense_crf(image, unary_from_labels(labels, len(scores)), crf, scale_factor).argmax(0)
 
 
+def photo_for_crf(photo: Path, crf: str, scale_factor: float) -> np.ndarray:
+    """The photo, (H, W, 3) uint8.
+
+    Raises:
+        ValueError: it is wider or higher than the CRF takes.
+    """
+    image, most = read_image(photo), int(widest_side(crf, scale_factor))
+    if (side := max(image.shape)) > most:
+        raise ValueError(
+            f"{photo} has a side of {side} pixels, but the CRF {crf} at scale {scale_factor:g} takes {most} "
+            "at most; scale the photo and its mask down."
+        )
+    return image
+
+
 def write_marginals(
     photo: Path, maps: Path, background: Background, crf: str, scale_factor: float, out: Path
 ) -> None:
     """CRF marginals of one photo, background first, as score maps at full size."""
     loaded = ScoreMaps.load(maps)
     classes, scores = with_background(loaded, background)
-    result = marginals(read_image(photo), scores, crf, scale_factor)
+    result = marginals(photo_for_crf(photo, crf, scale_factor), scores, crf, scale_factor)
     save_atomically(ScoreMaps(classes, result, loaded.size, 1).save, out)
 
 
@@ -105,7 +120,7 @@ def write_confident(
     photo: Path, maps: Path, thresholds: tuple[float, float], crf: str, scale_factor: float, out: Path
 ) -> None:
     """IRN's training labels of one photo, from a strong and a weak constant background: class ids, 0, 255."""
-    loaded, image, masks = ScoreMaps.load(maps), read_image(photo), []
+    loaded, image, masks = ScoreMaps.load(maps), photo_for_crf(photo, crf, scale_factor), []
     for threshold in thresholds:
         classes, scores = with_background(loaded, Background("threshold", threshold))
         masks.append(classes[label_crf(image, scores, crf, scale_factor)])
@@ -118,7 +133,7 @@ def write_mask(
     """Mask of one photo: the class with the best score or, with a CRF, marginal; the first wins ties."""
     classes, scores = with_background(ScoreMaps.load(maps), background)
     if crf is not None:
-        scores = marginals(read_image(photo), scores, crf, scale_factor)
+        scores = marginals(photo_for_crf(photo, crf, scale_factor), scores, crf, scale_factor)
     mask = classes[scores.argmax(0)]
     save_atomically(lambda path: save_mask(mask, path), out)
 

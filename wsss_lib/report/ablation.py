@@ -50,10 +50,11 @@ def row_gains(
     Args:
         stages: name -> its rows; one that is missing at a stage is left out there.
         bases: title of a baseline -> titles that are compared with it.
-        printed: rows of `reported`, one for each stage and method.
+        printed: rows of `reported`, at most one for each stage and method.
 
     Returns:
-        Columns of `Study.compare` and stage, method, base, "paper's gain (<data set>)".
+        Columns of `Study.compare` and stage, method, base, "paper's gain (<data set>)" (NaN where the paper
+        lacks one of the two).
     """
     values = printed.set_index(["stage", "method"])["value"]
     (dataset,) = printed["dataset"].unique()
@@ -62,10 +63,22 @@ def row_gains(
         for stage, made in stages.items():
             for title in better:
                 if {title, base} <= made.keys():
-                    gain = values[stage, title] - values[stage, base]
+                    gain = values.get((stage, title), np.nan) - values.get((stage, base), np.nan)
                     about = {"stage": stage, "method": title, "base": base, f"paper's gain ({dataset})": gain}
                     pairs.append((made[title], made[base], about))
     return compared(study, pairs)
+
+
+def with_gains(scores: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Rows of `Study.scores` and below them what each has over the row `base`: metric "mIoU gain", ...
+
+    Of the same stage, rule, seed and metric, each with one row a method.
+    """
+    keys = ["stage", "rule", "seed", "metric"]
+    of_base = scores[scores["method"] == base].set_index(keys)["value"]
+    others = scores[scores["method"] != base]
+    over = others["value"] - of_base.loc[list(map(tuple, others[keys].to_numpy()))].to_numpy()
+    return pd.concat([scores, others.assign(value=over, metric=others["metric"] + " gain")])
 
 
 def parts_at_headline(study: Study, made: Mapping[tuple, Artifact], names: Sequence[str]) -> pd.DataFrame:

@@ -91,6 +91,7 @@ def affinity_grid(
         for axis in line:
             axis.plot(place[1], place[0], "+", color="#00c0ff", markersize=9, markeredgewidth=2)
             axis.set_axis_off()
+    plots.heat_bar(figure, axes, len(points), "affinity / its maximum in the row")
     return figure
 
 

@@ -18,7 +18,7 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def missing(tag: Tag, shows: str, run: Path) -> tuple[bool, str]:
     paper, _, id = tag.name.partition("/")
     table = PAPERS / paper / "tables" / f"{id}.csv"
     if table.is_file():
-        return missing_rows(pd.read_csv(table), saved)
+        return missing_rows(pd.read_csv(table), saved, own_names(paper))
     named, classes = named_classes(shows), classes_of(run, tag.saved)
     absent = [name for name in named if name not in classes]
     found = [f"{run.parent.name} has no {', '.join(absent)}"] if absent else []
@@ -159,16 +159,23 @@ def missing(tag: Tag, shows: str, run: Path) -> tuple[bool, str]:
     return not named or absent != named, "; ".join(found)
 
 
-def missing_rows(paper: pd.DataFrame, saved: list[pd.DataFrame]) -> tuple[bool, str]:
+def own_names(paper: str) -> list[str]:
+    """What a paper's tables call the library's methods, and parts of the one that is the paper's own."""
+    parts = RECIPES[paper].parts if paper in RECIPES else ()
+    return [*(recipe.paper_name for recipe in RECIPES.values()), *parts]
+
+
+def missing_rows(paper: pd.DataFrame, saved: list[pd.DataFrame], names: list[str]) -> tuple[bool, str]:
     """Whether a saved comparison has a value of ours for any row of a paper's table, and the rows that none
     has: "2 of 4 rows: val CAM, val CAM+RW".
 
-    Rows of methods that the library does not have, and of VOC's test, are not asked for, nor are printed
-    gains, which are differences of other rows.
+    Rows of methods that the library does not have (`names` are those it has, as in "SC-CAM (released)"), and
+    of VOC's test, are not asked for, nor are printed gains, which are differences of other rows. Where a
+    paper does not say whether with a CRF, ours without one will do.
     """
     rows = paper[(paper["split"] != "test") & ~paper["metric"].str.endswith(" gain")]
-    titles = [recipe.paper_name for recipe in RECIPES.values()]
-    own = rows["method"].map(lambda name: any(name == t or name.startswith(f"{t} (") for t in titles))
+    rows = rows.assign(stage=rows["stage"].str.removesuffix(", CRF not stated"))
+    own = rows["method"].map(lambda name: any(name == t or name.startswith(f"{t} (") for t in names))
     rows = rows[own] if own.any() else rows
     covered = pd.Series(False, rows.index)
     named = [column for column in rows if column in KEYS and rows[column].nunique() > 1]
@@ -224,12 +231,18 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"coverage: {error}", file=sys.stderr)
         return 1
-    lines = table[["name", "shows"]].assign(status=table.apply(_status, axis=1))
+    lines = table[["name", "shows"]].assign(said=table.apply(status, axis=1))
     lines.loc[table["name"].duplicated(), ["name", "shows"]] = ""
-    widths = [lines[column].str.len().max() for column in ("name", "status")]
-    for name, shows, status in lines.itertuples(index=False):
+    widths = [lines[column].str.len().max() for column in ("name", "said")]
+    for name, shows, said in lines.itertuples(index=False):
         short = textwrap.shorten(shows, 60, placeholder=" ...")
-        print(f"{name:<{widths[0]}}  {status:<{widths[1]}}  {short}".rstrip())
+        print(f"{name:<{widths[0]}}  {said:<{widths[1]}}  {short}".rstrip())
+    print(summary(table))
+    return 0
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many of the tables and figures of `coverage` have a notebook, have been run, and where."""
     run = table[table["finished"] != ""]
     whole = run[run["missing"] == ""]
     counts = [
@@ -240,13 +253,13 @@ def main(argv: list[str] | None = None) -> int:
         (whole[whole["dataset"] == whole["data"]], "of these on the paper's own data"),
         (table[table["why_not"] != ""], "cannot have a notebook"),
     ]
-    print("; ".join(f"{rows['name'].nunique()} {what}" for rows, what in counts))
-    return 0
+    return "; ".join(f"{rows['name'].nunique()} {what}" for rows, what in counts)
 
 
-def _status(row: pd.Series) -> str:
+def status(row: Mapping[str, str], width: int = 70) -> str:
+    """How far one row of `coverage` is covered; width: most characters of what is missing."""
     run = f"{row['notebook']}: {row['dataset']}/{row['preset']}"
-    lacks = textwrap.shorten(row["missing"], 70, placeholder=" ...")
+    lacks = textwrap.shorten(row["missing"], width, placeholder=" ...")
     if row["finished"]:
         other = "" if row["dataset"] == row["data"] else f", not {row['data']}"
         return f"{run}{other}, {row['finished']}" + (f", partial: {lacks}" if lacks else "")

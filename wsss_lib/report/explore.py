@@ -45,7 +45,7 @@ class Controls:
 
     @staticmethod
     def of_preset(config: Config) -> "Controls":
-        """Those of the study's pseudo labels."""
+        """Those of the preset; the study makes its pseudo labels at the calibrated alpha."""
         return Controls(config.scores.fixed_threshold, config.walk.alpha, config.walk.steps, True)
 
 
@@ -160,7 +160,7 @@ def _title(settings: Controls) -> str:
 
 
 def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
-    """Controls over the pictures that they change; the study's pseudo label is what it begins with.
+    """Controls over the pictures that they change; it begins with the preset's settings.
 
     methods: of the choice. Their classifiers and AffinityNets are trained if the cache has none, so that no
     control has to wait for a training.

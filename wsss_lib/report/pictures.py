@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from wsss_lib.data.masks import IGNORE
-from wsss_lib.report.plots import HEAT, VOID, class_colours, class_hatches, overlay_map, overlay_mask
+from wsss_lib.report.plots import VOID, class_colours, class_hatches, heat_bar, overlay_map, overlay_mask
 
 OUTLINE = ((2.0, "black"), (0.9, "white"))  # seen on any colour, in print and by any eye
 
@@ -112,9 +111,7 @@ def page(
     for axis, note in zip(axes[:, 0], notes, strict=bool(notes)):
         axis.set_ylabel(note, fontsize=7, rotation=0, ha="right", va="center")
     if heat:
-        bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, aspect=12 * len(rows) + 8, pad=0.01)
-        bar.set_label("response / its maximum", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        heat_bar(figure, axes, len(rows), "response / its maximum")
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     return figure

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -61,6 +63,13 @@ def overlay_mask(photo: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarra
     return np.where((mask == 0)[..., None], photo / 255, shown)
 
 
+def heat_bar(figure: Figure, axes: Sequence[Axes] | np.ndarray, rows: int, label: str) -> None:
+    """The colour bar of `overlay_map` at the right of a page of so many rows of pictures."""
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, aspect=12 * rows + 8, pad=0.01)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
 def sweep_curves(
     table: pd.DataFrame,
     x: str,
@@ -82,7 +91,7 @@ def sweep_curves(
         axis.plot(
             table.index, series, style, label=name, linewidth=2, marker="o" if len(table) < 20 else None
         )
-    for (label, position), style in zip((marks or {}).items(), (":", "-"), strict=False):
+    for (label, position), style in zip((marks or {}).items(), cycle((":", "-", "--")), strict=False):
         axis.axvline(position, color="0.35", linestyle=style, linewidth=1, label=label)
     if log:
         axis.set_xscale("log", base=2)

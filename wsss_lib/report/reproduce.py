@@ -15,7 +15,9 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -23,6 +25,7 @@ from joblib import delayed
 
 from wsss_lib.config import load_config, read_preset
 from wsss_lib.runtime.digest import content_fingerprint
+from wsss_lib.runtime.errors import brief
 from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically, shipped, unwritable
 from wsss_lib.runtime.workers import pool
 
@@ -148,7 +151,7 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
     """
     import nbconvert
     import papermill
-    from nbclient.exceptions import DeadKernelError
+    from jupyter_client.kernelspec import NoSuchKernel
 
     running, failed, success, html, stamp_file = (
         folder / (notebook.stem + end)
@@ -170,15 +173,16 @@ def execute(notebook: Path, parameters: Parameters, stamp: str, folder: Path) ->
         page, _ = nbconvert.HTMLExporter().from_filename(str(running))
         stamp_file.unlink(missing_ok=True)  # first: killed from here on, the notebook counts as not run
         os.replace(running, success)
-    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+    except (papermill.PapermillExecutionError, RuntimeError, TimeoutError, NoSuchKernel) as error:
         for stale in (success, html, stamp_file):
             stale.unlink(missing_ok=True)
         os.replace(running, failed)
-        where, what = "", str(error)
         if isinstance(error, papermill.PapermillExecutionError):
-            where, what = f" in cell [{error.exec_count}]", f"{error.ename}: {error.evalue}"
-        reason = what.strip().partition("\n")[0]
-        raise NotebookError(f"{notebook.stem} failed{where}: {reason} (see {_shown(failed)})") from error
+            what = error.evalue.strip().partition("\n")[0]
+            reason = f" in cell [{error.exec_count}]: {error.ename}: {what}"
+        else:
+            reason = f": its kernel did not start, or died, as it does without memory ({brief(error)})"
+        raise NotebookError(f"{notebook.stem} failed{reason} (see {_shown(failed)})") from error
     except OSError as error:
         raise unwritable(running, error) from error
     finally:
@@ -207,8 +211,63 @@ def run(notebook: Path, parameters: Parameters, folder: Path, number: str, force
     return None
 
 
+def _unfit(preset: str, parameters: Parameters) -> int:
+    """Say what the data set of `root` holds; 1 if something in it would fail or mislead later on, else 0."""
+    from wsss_lib.report.preflight import lines, preflight
+
+    labels = parameters.get("labels", "masks")
+    try:
+        found = preflight(
+            ROOT / parameters["root"],
+            labels if labels in ("masks", "xml", "none") else ROOT / labels,
+            parameters.get("classes"),
+            preset,
+            parameters.get("overrides"),
+            ROOT / parameters.get("cache", "cache"),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(lines(found)), flush=True)
+    if errors := (found["severity"] == "error").sum():
+        print(f"reproduce: nothing was run; mend the {errors} errors above first", file=sys.stderr)
+    return int(errors > 0)
+
+
+def kernel_environment(settings: Path, jobs: int) -> dict[str, str]:
+    """What a notebook's kernel sees of the environment it is started in: its own settings, not the user's.
+
+    Figures, numbers and texts are then the same whatever backend, resolution, locale or start-up script
+    somebody likes. Threads are as many as OMP_NUM_THREADS says, by which clusters bound them, else a
+    notebook's share of the cores.
+
+    settings: an empty folder; jobs: notebooks side by side.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if not threads.isdecimal() or int(threads) == 0:
+        threads = str(max(1, os.cpu_count() // jobs))
+    matplotlib = Path(find_spec("matplotlib").origin).parent
+    return {
+        "WSSS_PROGRESS": "plain",
+        "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),  # so that python3 means this one
+        "IPYTHONDIR": str(settings),
+        "PYTHONSTARTUP": "",
+        "PYTHONWARNINGS": "",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUTF8": "1",
+        "LC_ALL": "C.UTF-8",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another one would show no figure
+        "MATPLOTLIBRC": str(matplotlib / "mpl-data" / "matplotlibrc"),
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 after Ctrl-C."""
+    """Command line.
+
+    Returns:
+        0; 1 where a notebook failed, or would fail on this data set; 2 for wrong arguments; 130 after Ctrl-C.
+    """
     try:
         return _reproduce(_parser().parse_args(argv))
     except KeyboardInterrupt:
@@ -234,22 +293,29 @@ def _reproduce(options: argparse.Namespace) -> int:
         for name in further.keys() & {*always, "root", "classes", "seeds", "cache"}:
             raise ValueError(f"give the parameter {name!r} as the option --{name}, not in --parameters")
         plan = assign(select(options.notebooks), always, asked | further)
+        if options.root:
+            from wsss_lib.data.voc import find_root
+
+            find_root(options.root)
     except (ValueError, FileNotFoundError, SyntaxError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
 
-    os.environ["WSSS_PROGRESS"] = "plain"
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # another one would show no figure
-    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # so that python3 means this one
     study = options.results / options.dataset / Path(options.preset).stem
+    folder, force = study / "notebooks", options.force
     remove_leftovers(study, untouched=60)
+    stale = (force or not up_to_date(n, fingerprint(n, given), folder) for n, given in plan.items())
+    if options.root and any(stale) and (status := _unfit(options.preset, asked | further)):
+        return status
     jobs = max(1, min(options.jobs or os.cpu_count(), len(plan)))
     calls = (
-        delayed(run)(notebook, parameters, study / "notebooks", f"[{number}/{len(plan)}]", options.force)
+        delayed(run)(notebook, parameters, folder, f"[{number}/{len(plan)}]", force)
         for number, (notebook, parameters) in enumerate(plan.items(), start=1)
     )
-    # a process each, with its share of the cores; what two of them need, one computes and the other awaits
-    failures = [error for error in pool(jobs, return_as="generator")(calls) if error]
+    with TemporaryDirectory() as settings:
+        os.environ |= kernel_environment(Path(settings), jobs)
+        # a process each; what two of them need, one computes and the other awaits
+        failures = [error for error in pool(jobs, return_as="generator")(calls) if error]
     for name, pattern in (("notebooks", "*.html"), ("tables", "*.csv"), ("figures", "*.png")):
         files = list((study / name).glob(f"[!.]{pattern}"))
         print(f"{name + ':':<10} {_shown(study / name)} ({len(files)} {pattern})")

@@ -118,11 +118,13 @@ def of_gains_beside(comparison: pd.DataFrame, base: object, better: object) -> s
     said = []
     for column in comparison:
         kind, _, dataset = column.rpartition(" ")
+        if kind not in ("reported", "reproduced") and not kind.startswith("others: "):
+            continue
         gain = comparison.loc[better, column] - comparison.loc[base, column]
         if kind in ("reported", "reproduced"):
             who = "the paper has" if kind == "reported" else "this run"
             said.append(f"{who} {'no such pair' if pd.isna(gain) else f'{gain:+.1f} points'} {dataset}")
-        elif kind.startswith("others: ") and not pd.isna(gain):
+        elif not pd.isna(gain):
             said.append(f"{kind.removeprefix('others: ')} has {gain:+.1f} points {dataset}")
     return f"{_label(better)} less {_label(base)}: {listed(said)}."
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from wsss_lib.report.plots import overlay_map
+from wsss_lib.report.plots import heat_bar, overlay_map
 from wsss_lib.resampling import to_pixels
 from wsss_lib.study.study import Study
 
@@ -101,7 +101,8 @@ def sizes_page(
 
     Args:
         photos: (H, W, 3) uint8; seen: maps (3, h, w), xi (3, 3) and targets (3, h, w) of each.
-        names: what stands below the photos; scales: of the small and the large size; grid: pixels per cell.
+        names: what stands below the photos, such as id and class of the maps; scales: of the small and the
+            large size; grid: pixels per cell.
     """
     sizes = [f"{size} ({scale:g})" for size, scale in zip(SIZES, (scales[0], 1, scales[1]), strict=True)]
     titles = ["photo", *(f"map, {size}" for size in sizes), r"$\xi_{i:j}$", *(f"target, {s}" for s in SIZES)]
@@ -126,6 +127,7 @@ def sizes_page(
         row[4].set_yticks(range(3), "sml", fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
+    heat_bar(figure, axes, len(photos), "response")
     return figure
 
 
@@ -133,11 +135,12 @@ def by_scale(study: Study, rows: Mapping[str, Row], scales: Sequence[float]) -> 
     """mIoU of maps of train from one size of the photos at a time and from all together.
 
     Returns:
-        Rows of `Study.scores`, method holding the rows' titles, and the column scales: "0.5", ... and
-        "together"; for each method, seed and rule also "single", the mean over the single sizes, and, as
-        metric "std of mIoU", their standard deviation by the population formula, which the paper has.
+        Rows of `Study.scores`, method holding the rows' titles, and the column scales: "0.5", ... and, from
+        all, "0.5 1.0 ..."; for each method, seed and rule also "single", the mean over the single sizes, and,
+        as metric "std of mIoU", their standard deviation by the population formula, which the paper has.
     """
-    choices = {f"{scale:.1f}": [scale] for scale in sorted(scales)} | {"together": list(scales)}
+    alone = {f"{scale:.1f}": [scale] for scale in sorted(scales)}
+    choices = alone | {" ".join(alone): list(scales)}
     tables = []
     for name, chosen in choices.items():
         other = study.varied({"maps.scales": chosen})
@@ -145,7 +148,7 @@ def by_scale(study: Study, rows: Mapping[str, Row], scales: Sequence[float]) -> 
             made = replace(row, study=other).maps()
             tables.append(other.scores(made).assign(method=title, scales=name))
     scores = pd.concat(tables, ignore_index=True).query("metric == 'mIoU' and `class` == 'all'")
-    of = scores[scores["scales"] != "together"].groupby(["method", "seed", "rule"], sort=False)
+    of = scores[scores["scales"].isin(alone)].groupby(["method", "seed", "rule"], sort=False)
     single = of.first().assign(value=of["value"].mean(), scales="single", setting="").reset_index()
     spread = single.assign(value=of["value"].std(ddof=0).to_numpy(), metric="std of mIoU")
     return pd.concat([scores, single, spread], ignore_index=True)

@@ -30,8 +30,9 @@ class Results:
         )
 
     def figure(self, figure: Figure, name: str) -> Path:
-        """Write figures/<name>.png, and its origin into provenance.json."""
-        return self._save("figures", f"{name}.png", figure.savefig)
+        """Write figures/<name>.png, what it shows in words inside it, and its origin into provenance.json."""
+        said = {"Description": described(figure)}
+        return self._save("figures", f"{name}.png", lambda p: figure.savefig(p, metadata=said))
 
     def _save(self, kind: str, name: str, write: Callable[[Path], Any]) -> Path:
         path = self.folder / kind / name
@@ -45,13 +46,24 @@ class Results:
         return path
 
 
+def described(figure: Figure) -> str:
+    """What is written on a figure, for who can't see it: titles, axes and legends, each text once."""
+    texts = []
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        texts += [axes.get_title(), axes.get_ylabel(), axes.get_xlabel()]
+        texts += [text.get_text() for text in (legend.get_texts() if legend else [])]
+    texts += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    return "; ".join(dict.fromkeys(filter(None, texts)))
+
+
 def record(file: Path, name: str, origin: Mapping[str, Any], environment: dict[str, Any]) -> None:
     """Note in provenance.json how a result was made.
 
     The file holds `runs`, by number, each with its origin and environment, once for all results that share
     them, and `results`: name -> its run, and when it was finished.
     """
-    known = _known(file)
+    known = provenance(file.parent)
     finished, run = environment.pop("finished"), {**origin, **environment}
     numbers = [number for number, other in known["runs"].items() if other == run]
     number = numbers[0] if numbers else str(1 + max(map(int, known["runs"]), default=0))
@@ -64,14 +76,16 @@ def record(file: Path, name: str, origin: Mapping[str, Any], environment: dict[s
 
 def finished(folder: Path) -> dict[str, str]:
     """When each result in a folder of results was finished, by its name."""
-    return {name: result["finished"] for name, result in _known(folder / PROVENANCE)["results"].items()}
+    return {name: result["finished"] for name, result in provenance(folder)["results"].items()}
 
 
 def origin_of(folder: Path, name: str) -> dict[str, Any]:
     """Origin and environment of a result in a folder of results; empty if it is not there."""
-    known = _known(folder / PROVENANCE)
+    known = provenance(folder)
     return known["runs"][known["results"][name]["run"]] if name in known["results"] else {}
 
 
-def _known(file: Path) -> dict[str, Any]:
+def provenance(folder: Path) -> dict[str, Any]:
+    """What `record` wrote in a folder of results."""
+    file = folder / PROVENANCE
     return json.loads(file.read_text()) if file.is_file() else {"runs": {}, "results": {}}

@@ -18,7 +18,15 @@ import torch
 
 from wsss_lib import segmentation
 from wsss_lib.artifacts import Artifact, Kind, Origin, Setting
-from wsss_lib.config import BackboneConfig, OwnBackbone, Schedule, Section
+from wsss_lib.config import (
+    BackboneConfig,
+    OwnBackbone,
+    Schedule,
+    Section,
+    names,
+    plain,
+    whole_numbers,
+)
 from wsss_lib.data.scenes.dataset import generate_scenes
 from wsss_lib.data.splits import Splits
 from wsss_lib.data.voc import VOCDataset
@@ -46,9 +54,9 @@ class Study:
         preset: "smoke", "quick", "standard", "paper" or a .yaml file.
         dataset: "scenes", drawn on first use, or a name for the dataset at `root`, e.g. "voc2012".
         root: folder in VOC layout; only for datasets other than the scenes.
-        classes: foreground classes to keep; None keeps all.
+        classes: foreground classes to keep, or one; None keeps all.
         labels: source of the image labels, as in `VOCDataset`.
-        seeds: of the preset if None.
+        seeds: of the preset if None; one or several, also as an array.
         overrides: dotted preset keys, e.g. {"classifier.epochs": 2}.
         cache: folder of finished stages; results: where tables and figures go. Relative paths, also of
             `root`, start at the repository, or at the working folder where there is none.
@@ -59,12 +67,12 @@ class Study:
 
     def __init__(
         self,
-        preset: str = "quick",
+        preset: str | Path = "quick",
         dataset: str = SCENES,
         root: str | Path | None = None,
-        classes: Sequence[str] | None = None,
-        labels: str = "masks",
-        seeds: Sequence[int] | None = None,
+        classes: Sequence[str] | str | None = None,
+        labels: str | Path = "masks",
+        seeds: Sequence[int] | int | None = None,
         overrides: Mapping[str, Any] | None = None,
         cache: str | Path = "cache",
         results: str | Path = "results",
@@ -77,12 +85,13 @@ class Study:
                 "its folder in VOC layout."
             )
         self.config = load_config(preset, overrides)
-        self.seeds = tuple(self.config.seeds if seeds is None else seeds)
-        self.preset, self.dataset = preset, dataset
+        self.seeds = self.config.seeds if seeds is None else whole_numbers(seeds, "seeds")
+        self.preset, self.dataset = str(preset), dataset
+        classes = None if classes is None else names(classes)
         self.cache = Cache(under_root(cache))
         origin = {
-            "preset": preset,
-            "overrides": dict(overrides or {}),
+            "preset": str(preset),
+            "overrides": plain(overrides or {}),
             "dataset": dataset,
             "classes": classes,
             "labels": str(labels),
@@ -138,6 +147,11 @@ class Study:
         return {
             name: recipe.paper_name for name, recipe in RECIPES.items() if getattr(self.config, name, None)
         }
+
+    def chosen(self, methods: Sequence[str] | str | None = None) -> dict[str, str]:
+        """Those of `methods` that are named, one or several; all if None. Errors as of `recipe`."""
+        asked = self.methods if methods is None else names(methods)
+        return {method: self.recipe(method).paper_name for method in asked}
 
     def recipe(self, method: str) -> Recipe:
         """Raises ValueError for a method that is unknown, or has no section in the preset."""
@@ -242,6 +256,7 @@ class Study:
     def classifier(self, method: str, seed: int, rounds: int | None = None) -> Artifact:
         """Train a method on image-level labels; rounds: of a method that has them, the preset's if None."""
         recipe = self.recipe(method)
+        [seed] = whole_numbers(seed, "seed")
         return recipe.run(self, recipe, seed, rounds)
 
     def response_maps(
@@ -279,13 +294,15 @@ class Study:
 
     # --- scores ------------------------------------------------------------------------------------------
 
-    def scores(self, artifacts: Iterable[Artifact]) -> pd.DataFrame:
+    def scores(self, artifacts: Iterable[Artifact] | Artifact) -> pd.DataFrame:
         """Tidy scores in %; see `scores.table`."""
-        return scores.table(self, artifacts)
+        return scores.table(self, _several(artifacts))
 
-    def compare(self, ours: Iterable[Artifact], baseline: Iterable[Artifact]) -> pd.DataFrame:
+    def compare(
+        self, ours: Iterable[Artifact] | Artifact, baseline: Iterable[Artifact] | Artifact
+    ) -> pd.DataFrame:
         """How much mIoU `ours` has over `baseline`; see `scores.compare`."""
-        return scores.compare(self, ours, baseline)
+        return scores.compare(self, _several(ours), _several(baseline))
 
     def sweep(self, artifact: Artifact) -> pd.DataFrame:
         """Summary metrics at every setting; see `scores.sweep`."""
@@ -298,3 +315,7 @@ class Study:
             [(r["title"], r["seconds"], r["resumed"], r["device"]) for r in records],
             columns=["stage", "seconds", "resumed", "device"],
         )
+
+
+def _several(artifacts: Iterable[Artifact] | Artifact) -> Iterable[Artifact]:
+    return [artifacts] if isinstance(artifacts, Artifact) else artifacts
