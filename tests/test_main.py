@@ -77,4 +77,5 @@ def test_wrong_arguments_end_with_2(argv, capsys):
 
 def test_check_tells_what_must_be_mended(tmp_path, capsys):
     assert command.main(["check", str(tmp_path)]) == 1
-    assert f"error    folder       {tmp_path} holds no JPEGImages" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"error folder {tmp_path} holds no JPEGImages" in said
