@@ -355,9 +355,8 @@ def write_masks(study: Study, made: Mapping[str, Masks], root: Path, out: str | 
         written[file.name] = digest
     before = json.loads((Path(out) / RECORD).read_text())
     for name in before.keys() - written.keys():
-        (folder / name).unlink(
-            missing_ok=True
-        )  # of a photo that is gone; `lay_out` saw that it is as we wrote it
+        # of a photo that is gone; `lay_out` saw that it is as we wrote it
+        (folder / name).unlink(missing_ok=True)
     write_text(json.dumps(written, indent=0), Path(out) / RECORD)
     return {photo.name: file for _, photo, file in sorted(jobs, key=lambda job: job[1].name)}
 

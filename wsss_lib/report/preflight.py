@@ -23,7 +23,7 @@ MEASURED = "tf_efficientnet_lite0"
 TRAINING, INFERENCE, WALK = 3.0, 0.8, 1.1
 CRF, CRF_ITERATION = 1.9, 0.15  # on one process
 BYTES_IN_A_PASS = 250  # of activations, a pixel
-BYTES_ON_DISK = 5  # of maps and marginals, a pixel: 40 VOC photos at preset standard took 4.6
+BYTES_ON_DISK = 5  # a pixel; maps and marginals of 40 VOC photos at standard took 4.4, the rest is a guess
 BYTES_OF_NETWORKS = 10**8
 
 
