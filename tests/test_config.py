@@ -387,3 +387,6 @@ def test_methods_are_chosen_by_one_name_or_several(tmp_path):
     assert list(study.chosen(np.array(["mixup_cam", "cam"]))) == ["mixup_cam", "cam"]
     with pytest.raises(ValueError, match="Method 'sc-cam' is unknown"):
         study.chosen(["cam", "sc-cam"])
+    shorter = study.varied({"left_out": ["acr_vit", "pss"]})
+    assert list(shorter.chosen()) == [name for name in study.methods if name not in ("acr_vit", "pss")]
+    assert list(shorter.chosen("pss")) == ["pss"]

@@ -300,6 +300,7 @@ class Config(Section):
     limit: PositiveInt | None  # photos per list at most; None takes them all
     workers: Annotated[int, Field(ge=0)]  # loader processes in training
     processes: PositiveInt  # for per-image work
+    left_out: tuple[str, ...] = ()  # methods that a comparison takes only where it names them
     precision: Literal["no", "bf16"]  # mixed precision in training
 
     def backbone_of(self, section: Section | None = None) -> BackboneConfig:

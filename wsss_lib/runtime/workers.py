@@ -7,20 +7,26 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from wsss_lib.runtime.progress import report
 
 
 def pool(processes: int, **options: Any) -> Parallel:
-    """joblib's pool, whose workers do not outlive this process even where it is killed.
+    """joblib's pool, whose workers have one thread each and do not outlive this process, even a killed one.
 
     options: of `joblib.Parallel`.
     """
-    return Parallel(n_jobs=processes, initializer=_end_with, initargs=(os.getpid(),), **options)
+    return Parallel(n_jobs=processes, initializer=_begin, initargs=(os.getpid(),), **options)
 
 
-def _end_with(parent: int) -> None:
-    """End this worker within about a second of its parent; joblib's would work and wait on for minutes."""
+def _begin(parent: int) -> None:
+    """In a worker: one thread for numpy, and an end within about a second of its parent's.
+
+    joblib's workers take OMP_NUM_THREADS where it is set, and two times two threads on two cores wait for
+    each other: a CRF takes three times as long. And they would work and wait for minutes without a parent.
+    """
+    threadpool_limits(1)
 
     def watch() -> None:
         while os.getppid() == parent:

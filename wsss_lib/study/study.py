@@ -149,8 +149,12 @@ class Study:
         }
 
     def chosen(self, methods: Sequence[str] | str | None = None) -> dict[str, str]:
-        """Those of `methods` that are named, one or several; all if None. Errors as of `recipe`."""
-        asked = self.methods if methods is None else names(methods)
+        """Those of `methods` that are named, one or several; None: all but the preset's `left_out`.
+
+        Errors as of `recipe`.
+        """
+        taken = [method for method in self.methods if method not in self.config.left_out]
+        asked = taken if methods is None else names(methods)
         return {method: self.recipe(method).paper_name for method in asked}
 
     def recipe(self, method: str) -> Recipe:
