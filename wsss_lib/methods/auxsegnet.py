@@ -139,7 +139,6 @@ class AuxSegNetSection(AuxSegNetTraining):
     relabel: bool  # off: every stage learns the labels of stage 0, the control of the updates
     saliency: str  # "degraded" or "oracle" (scenes), or a folder of grey PNGs
     cam_threshold: Fraction
-    refined_threshold: Fraction | None = None  # of refined maps; None: the CAM's, as the method has it
     saliency_threshold: Fraction
     renormalise: bool  # refined maps over their maximum before they are thresholded, as they are not
     saliency_crf: CRFName
@@ -449,9 +448,7 @@ def labels(study: Study, seed: int, stage: int) -> Artifact:
     stage = labelled_by(study, stage)
     maps, salient = label_maps(study, seed, stage), saliency(study, seed, stage)
     section, data = study.section(RECIPE.name), study.labelled("train")
-    refined = stage and section.refined_threshold is not None
-    threshold = section.refined_threshold if refined else section.cam_threshold
-    thresholds = (threshold, section.saliency_threshold)
+    thresholds = (section.cam_threshold, section.saliency_threshold)
     origin = maps.origin.but(stage="labels")
     title = origin.title("labels")
 
