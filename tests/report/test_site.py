@@ -209,7 +209,7 @@ def test_a_second_site_replaces_the_first_and_nothing_else(tmp_path, monkeypatch
 def test_without_results_it_says_so(tmp_path, capsys):
     assert site.main(["--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        f"report: {tmp_path} holds no tables or figures; run `make reproduce` first.\n"
+        f"report: {tmp_path} holds no tables or figures; run make reproduce first.\n"
     )
     assert not list(tmp_path.iterdir())
 

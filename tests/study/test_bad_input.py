@@ -25,7 +25,7 @@ from wsss_lib.data.splits import Splits
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.methods import load_config
 from wsss_lib.refinement.masks import Background, write_marginals, write_mask
-from wsss_lib.report import own_photos, reproduce
+from wsss_lib.report import own_photos, reproduce, site
 from wsss_lib.report.preflight import preflight
 from wsss_lib.runtime.errors import is_sentence
 from wsss_lib.score_maps import ScoreMaps
@@ -672,6 +672,19 @@ def _(folder):
     ScoreMaps(np.array([8]), np.zeros((1, 2, 3601)), (2, 3601), 1).save(folder / "maps.npz")
     background = Background("threshold", 0.3)
     write_mask(photo(folder), folder / "maps.npz", background, "deeplab_v2", 1, folder / "mask.png")
+
+
+@case("`make report` before any run")
+def _(folder):
+    site.build(folder / "results", folder / "site")
+
+
+@case("`make report` would replace a folder that is no site")
+def _(folder):
+    own = folder / "results" / "site"
+    own.mkdir(parents=True)
+    (own / "thesis.html").touch()
+    site.build(folder / "results", own)
 
 
 # --- disks -----------------------------------------------------------------------------------------------

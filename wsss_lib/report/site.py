@@ -364,7 +364,7 @@ def write_sources(results: Path, source: Path) -> None:
     """
     runs = [run for run in map(Run, sorted(results.glob("*/*"))) if run.names()]
     if not runs:
-        raise ValueError(f"{results} holds no tables or figures; run `make reproduce` first.")
+        raise ValueError(f"{results} holds no tables or figures; run make reproduce first.")
     covered = exhibits.coverage(ROOT / "notebooks", results)
     contents = {"Results": ["coverage"], "Papers": [], "Notebooks": [], "Guides": []}
     for run in runs:
