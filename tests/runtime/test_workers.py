@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy  # noqa: F401  the pool's processes import it too, and with it its threads
 import pytest
+from joblib import delayed
+from joblib.externals.loky import get_reusable_executor
+from threadpoolctl import threadpool_info
 
-from wsss_lib.runtime.workers import over_processes
+from wsss_lib.runtime.workers import over_processes, pool
 
 
 def copy(source: Path, out: Path) -> None:
@@ -38,3 +42,15 @@ def test_an_error_names_its_photo_and_keeps_what_is_done(tmp_path):
     (tmp_path / "b").write_text("2")
     over_processes(copy, todo, 1, "copies")
     assert [out.read_text() for _, out in todo] == ["1", "2", "3"]
+
+
+def threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info()}
+
+
+def test_a_worker_has_one_thread_whatever_the_environment_allows(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    get_reusable_executor().shutdown()  # workers of earlier tests began in another environment
+    assert pool(2)(delayed(threads)() for _ in range(4)) == [{1}] * 4
+    get_reusable_executor().shutdown()
