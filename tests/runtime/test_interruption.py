@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock
 
 pytestmark = pytest.mark.whole  # see pyproject.toml
 
@@ -168,17 +169,19 @@ def test_a_study_killed_again_and_again_ends_with_the_same_bytes(start, whole, t
 
 
 def test_two_runs_at_once_share_one_cache(start, whole, tmp_path):
-    logs = []
-    while not any("another run is at it, waiting for its result" in log for log in logs):
-        assert len(logs) < 5, logs  # on a busy machine one may have ended before the other began
-        folder = tmp_path / str(len(logs))
-        both = [start(folder) for _ in range(2)]
-        for process in both:
-            process.join(PATIENCE)
-        logs.append((folder / "log.txt").read_text())
-        assert [process.exitcode for process in both] == [0, 0], logs[-1]
-        assert content(folder) == content(whole)
-        assert len(re.findall("classifier, seed 0: 3/3 epochs", logs[-1])) == 1
+    [classifier] = whole.glob("cache/classifier/*.lock")
+    lock, log = tmp_path / classifier.relative_to(whole), tmp_path / "log.txt"
+    lock.parent.mkdir(parents=True)
+    log.touch()
+    with FileLock(lock):  # so that both get there before either trains
+        both = [start(tmp_path) for _ in range(2)]
+        waits = "classifier, seed 0: another run is at it, waiting for its result"
+        wait_until(lambda: log.read_text().count(waits) == 2)
+    for process in both:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in both] == [0, 0], log.read_text()
+    assert content(tmp_path) == content(whole)
+    assert len(re.findall("classifier, seed 0: 3/3 epochs", log.read_text())) == 1
 
 
 # --- a notebook ------------------------------------------------------------------------------------------
