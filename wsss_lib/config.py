@@ -174,6 +174,9 @@ class Affinity(Schedule):
 
     alpha_low: Positive  # strong background: its CRF foreground is trusted
     alpha_high: Positive  # weak background: its CRF background is trusted
+    calibrated: bool = (
+        False  # the two are for maps best cut at scores.fixed_threshold, and follow each method's
+    )
     crf: CRFName
     radius: PositiveInt
     output_stride: Literal[8, 16]  # of the backbone; its taps are brought to the stride-8 grid
@@ -202,6 +205,7 @@ class IRN(Schedule):
 
     foreground_threshold: Fraction  # strong background: foreground that beats it (after the CRF) is trusted
     background_threshold: Fraction  # weak background: background that beats the maps even so is trusted
+    calibrated: bool = False  # as of `Affinity`
     crf: CRFName
     scale: Range
     radius: PositiveInt

@@ -4,20 +4,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import handmade
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_study import tiny_study
 
+from wsss_lib.artifacts import Setting
 from wsss_lib.crf import dense_crf, unary_from_labels, unary_from_scores
 from wsss_lib.data.masks import load_mask
 from wsss_lib.models.affinity import GRID
-from wsss_lib.refinement.affinitynet import affinity_labels
+from wsss_lib.refinement.affinitynet import affinity_labels, trusted_alphas
+from wsss_lib.refinement.irn import confident_thresholds
 from wsss_lib.refinement.masks import (
     Background,
+    alpha_at,
     confident,
     label_crf,
     marginals,
+    threshold_at,
     trusted,
     with_background,
     write_confident,
@@ -50,6 +56,44 @@ def halves() -> np.ndarray:
     maps = np.full((1, *SIZE), 0.1)
     maps[:, :, 15:] = 0.9
     return maps
+
+
+# alphas and thresholds that follow the maps
+
+
+@pytest.mark.parametrize("threshold", np.random.default_rng(3).uniform(0.01, 0.99, 8))
+def test_the_two_backgrounds_of_a_threshold_and_its_alpha_meet_at_the_threshold(threshold):
+    alpha = alpha_at(threshold)
+    assert (1 - threshold) ** alpha == pytest.approx(threshold)
+    assert threshold_at(alpha) == pytest.approx(threshold)
+
+
+@pytest.mark.parametrize(("best", "factor"), [(0.3, 1), (0.5, 1 / alpha_at(0.3)), (None, 1)])
+def test_alphas_follow_the_threshold_that_suits_the_maps(tmp_path, monkeypatch, best, factor):
+    study = tiny_study(tmp_path, **{"affinity.calibrated": True, "irn.calibrated": True})
+    assert study.config.scores.fixed_threshold == 0.3
+    values = (0.3, 0.5)
+    maps = handmade.maps(tmp_path / "maps", {}, setting=Setting("threshold", values, 0))
+    monkeypatch.setattr(study, "calibrated", lambda maps: None if best is None else values.index(best))
+    low, high = trusted_alphas(study, maps)
+    config = study.config.affinity
+    assert (low, high) == pytest.approx((factor * config.alpha_low, factor * config.alpha_high), rel=5e-3)
+    strong, weak = confident_thresholds(study, maps)
+    irn = study.config.irn
+    for found, preset in ((strong, irn.foreground_threshold), (weak, irn.background_threshold)):
+        assert alpha_at(found) == pytest.approx(factor * alpha_at(preset), rel=2e-2)
+    plain = study.varied({"affinity.calibrated": False, "irn.calibrated": False})
+    assert trusted_alphas(plain, maps) == (config.alpha_low, config.alpha_high)
+    assert confident_thresholds(plain, maps) == (irn.foreground_threshold, irn.background_threshold)
+
+
+def test_maps_that_are_best_uncut_have_alphas_too(tmp_path, monkeypatch):
+    study = tiny_study(tmp_path, **{"affinity.calibrated": True})
+    maps = handmade.maps(tmp_path / "maps", {}, setting=Setting("threshold", (0.0, 1.0), 0))
+    for index in (0, 1):
+        monkeypatch.setattr(study, "calibrated", lambda maps, index=index: index)
+        low, high = trusted_alphas(study, maps)
+        assert 0 < low < high < np.inf
 
 
 # background scores

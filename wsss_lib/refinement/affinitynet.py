@@ -22,7 +22,7 @@ from wsss_lib.data.voc import VOCDataset
 from wsss_lib.inference import write_maps
 from wsss_lib.models.affinity import GRID, AffinityNet, to_cells
 from wsss_lib.random_walk import Offsets, random_walk
-from wsss_lib.refinement.masks import Background, over_photos, trusted, write_marginals
+from wsss_lib.refinement.masks import Background, over_photos, times_preset, trusted, write_marginals
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.training import load_trained
 
@@ -102,10 +102,21 @@ def crf_marginals(study: Study, maps: Artifact, alpha: float) -> Artifact:
     return study.stage("crf_marginals", 1, config, [maps.key], work, title, "marginals", origin)
 
 
+def trusted_alphas(study: Study, maps: Artifact) -> tuple[float, float]:
+    """Alphas of the strong and of the weak background that decide which labels of the maps are trusted.
+
+    The preset's (psa's way), or, with `affinity.calibrated`, times what suits the maps.
+    """
+    config = study.config.affinity
+    factor = times_preset(study, maps) if config.calibrated else 1
+    low, high = (float(f"{factor * alpha:.3g}") for alpha in (config.alpha_low, config.alpha_high))
+    return low, high
+
+
 def affinity_net(study: Study, maps: Artifact) -> Artifact:
     """Train AffinityNet on the confident labels of training maps."""
     config, seed, data = study.config.affinity, maps.origin.seed, study.data.train
-    low, high = (crf_marginals(study, maps, alpha) for alpha in (config.alpha_low, config.alpha_high))
+    low, high = (crf_marginals(study, maps, alpha) for alpha in trusted_alphas(study, maps))
     title = maps.origin.title("AffinityNet")
 
     def work(out: Path) -> None:

@@ -17,7 +17,7 @@ from wsss_lib.inference import multi_scale, write_maps
 from wsss_lib.models.affinity import to_cells
 from wsss_lib.models.irn import GRID, IRNet, path_affinity
 from wsss_lib.random_walk import neighbour_offsets, random_walk
-from wsss_lib.refinement.masks import over_photos, write_confident
+from wsss_lib.refinement.masks import alpha_at, over_photos, threshold_at, times_preset, write_confident
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.workers import over_processes
 from wsss_lib.score_maps import ScoreMaps
@@ -66,10 +66,22 @@ def write_boundary_walk(maps: Path, boundary: Path, walk: IRNWalk, device: torch
 # --- stages ------------------------------------------------------------------------------------------------
 
 
+def confident_thresholds(study: Study, maps: Artifact) -> tuple[float, float]:
+    """Constants of the strong and of the weak background that decide which labels of the maps are trusted.
+
+    The preset's (irn's way), or, with `irn.calibrated`, those whose alphas are what suits the maps.
+    """
+    irn = study.config.irn
+    strong, weak = irn.foreground_threshold, irn.background_threshold
+    if irn.calibrated:
+        factor = times_preset(study, maps)
+        strong, weak = (round(threshold_at(factor * alpha_at(t)), 3) for t in (strong, weak))
+    return strong, weak
+
+
 def irn_labels(study: Study, maps: Artifact) -> Artifact:
     """Confident labels against a strong and a weak constant background, each after a CRF."""
-    irn = study.config.irn
-    thresholds = (irn.foreground_threshold, irn.background_threshold)
+    irn, thresholds = study.config.irn, confident_thresholds(study, maps)
     config = {"thresholds": thresholds, "crf": irn.crf, "scale": study.config.crf_scale}
     title = maps.origin.title("IRN labels")
     work = over_photos(study, write_confident, maps, thresholds, irn.crf, ".png", title)
@@ -87,7 +99,7 @@ def irn_net(study: Study, maps: Artifact) -> Artifact:
         examples = SegmentationExamples(data, data.ids, labels.path, transform)
         study.train(model, examples, len(data), config, out, title, seed)
 
-    elsewhere = {"foreground_threshold", "background_threshold", "crf", "walk", "backbone"}
+    elsewhere = {"foreground_threshold", "background_threshold", "calibrated", "crf", "walk", "backbone"}
     key = {"seed": seed, **config.model_dump(exclude_defaults=True, exclude=elsewhere)}
     origin = maps.origin.but(weights=(*maps.origin.weights, *study.weights_of("IRN", config.backbone)))
     return study.stage(

@@ -5,12 +5,14 @@ Free of torch, so that a pool of processes starts quickly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from scipy.optimize import brentq
 
 from wsss_lib.crf import background_score, dense_crf, unary_from_labels, unary_from_scores, widest_side
 from wsss_lib.data.masks import IGNORE, save_mask
@@ -152,6 +154,35 @@ def masks(study: Study, maps: Artifact, background: Background, crf: str | None)
     title = origin.title(f"{origin.stage} masks")
     work = over_photos(study, write_mask, maps, background, crf, ".png", title)
     return study.stage("masks", 1, config, [maps.key], work, title, "masks", origin)
+
+
+def alpha_at(threshold: float) -> float:
+    """The alpha with (1 - t)^alpha = t, for t in (0, 1): both backgrounds are beaten by the same lone score.
+
+    >>> round(alpha_at(0.25), 2), round(alpha_at(0.5), 2)
+    (4.82, 1.0)
+    """
+    return math.log(threshold) / math.log1p(-threshold)
+
+
+def threshold_at(alpha: float) -> float:
+    """The threshold t with (1 - t)^alpha = t, for alpha > 0: `alpha_at` backwards."""
+    return brentq(lambda t: (1 - t) ** alpha - t, 0, 1)
+
+
+def times_preset(study: Study, maps: Artifact) -> float:
+    """What alphas of the preset are multiplied by where they follow a method's own maps.
+
+    It is 1 for maps whose calibrated threshold is `scores.fixed_threshold`, for which the preset's alphas are
+    meant, and where there are no photos to calibrate on. Brighter maps have a higher threshold and smaller
+    alphas.
+    """
+    index = study.calibrated(maps)
+    if index is None:
+        return 1.0
+    step = study.config.scores.sweep[2]
+    threshold = min(max(maps.setting.values[index], step), 1 - step)  # at 0 and 1 there is no alpha
+    return alpha_at(threshold) / alpha_at(study.config.scores.fixed_threshold)
 
 
 def pseudo_labels(study: Study, maps: Artifact, crf: bool = True) -> Artifact:

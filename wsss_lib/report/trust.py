@@ -6,7 +6,7 @@ import pandas as pd
 from wsss_lib.artifacts import Artifact
 from wsss_lib.data.masks import IGNORE
 from wsss_lib.metrics import confusion_matrix
-from wsss_lib.refinement.affinitynet import crf_marginals
+from wsss_lib.refinement.affinitynet import crf_marginals, trusted_alphas
 from wsss_lib.refinement.masks import Background, trusted, with_background
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
@@ -17,8 +17,7 @@ def trusted_labels(study: Study, maps: Artifact) -> dict[str, np.ndarray]:
 
     It learns from the same rule on cells of 8 pixels.
     """
-    config = study.config.affinity
-    runs = [crf_marginals(study, maps, alpha) for alpha in (config.alpha_low, config.alpha_high)]
+    runs = [crf_marginals(study, maps, alpha) for alpha in trusted_alphas(study, maps)]
     found = {}
     for id in study.data.scored(maps.origin.split):
         strong, weak = (_best(ScoreMaps.load(run.file(f"{id}.npz"))) for run in runs)
