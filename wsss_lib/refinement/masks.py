@@ -61,6 +61,20 @@ def with_background(maps: ScoreMaps, background: Background) -> tuple[np.ndarray
     return np.append(0, maps.classes[maps.classes > 0]), np.concatenate([score[None], foreground])
 
 
+def alpha_at(threshold: float) -> float:
+    """The alpha with (1 - t)^alpha = t, for t in (0, 1): both backgrounds are beaten by the same lone score.
+
+    >>> round(alpha_at(0.25), 2), round(alpha_at(0.5), 2)
+    (4.82, 1.0)
+    """
+    return math.log(threshold) / math.log1p(-threshold)
+
+
+def threshold_at(alpha: float) -> float:
+    """The threshold t with (1 - t)^alpha = t, for alpha > 0: `alpha_at` backwards."""
+    return brentq(lambda t: (1 - t) ** alpha - t, 0, 1)
+
+
 def marginals(image: np.ndarray, scores: np.ndarray, crf: str, scale_factor: float) -> np.ndarray:
     """Dense CRF marginals (n, H, W) of scores (n, H, W) on the photo (H, W, 3) uint8."""
     if len(scores) == 1:  # nothing to decide between
@@ -154,20 +168,6 @@ def masks(study: Study, maps: Artifact, background: Background, crf: str | None)
     title = origin.title(f"{origin.stage} masks")
     work = over_photos(study, write_mask, maps, background, crf, ".png", title)
     return study.stage("masks", 1, config, [maps.key], work, title, "masks", origin)
-
-
-def alpha_at(threshold: float) -> float:
-    """The alpha with (1 - t)^alpha = t, for t in (0, 1): both backgrounds are beaten by the same lone score.
-
-    >>> round(alpha_at(0.25), 2), round(alpha_at(0.5), 2)
-    (4.82, 1.0)
-    """
-    return math.log(threshold) / math.log1p(-threshold)
-
-
-def threshold_at(alpha: float) -> float:
-    """The threshold t with (1 - t)^alpha = t, for alpha > 0: `alpha_at` backwards."""
-    return brentq(lambda t: (1 - t) ** alpha - t, 0, 1)
 
 
 def times_preset(study: Study, maps: Artifact) -> float:
