@@ -263,6 +263,15 @@ def test_wrong_arguments_stop_before_anything_runs(root, run, capfd, arguments, 
     assert not (root / "results").exists()
 
 
+def test_side_by_side_the_second_does_not_wait_for_the_first():
+    names = [path.stem for path in reproduce.side_by_side(reproduce.select([]))]
+    assert names[:3] == ["00_quickstart", *reproduce.LONG]
+    assert names[3:] == sorted(names[3:])
+    assert sorted(names) == [path.stem for path in reproduce.select([])]
+    alone = [Path("07_segmentation.ipynb")]
+    assert reproduce.side_by_side(alone) == alone
+
+
 def test_no_notebooks_is_an_error(run, capfd):
     assert run() == 2
     assert "holds no notebooks" in capfd.readouterr().err

@@ -35,6 +35,9 @@ WRITTEN = {"cache", "results", "root", "out"}
 """Parameters that name no file to be read; of the data set at `root` only what a study reads counts."""
 SOURCES = ("wsss_lib/**/*.py", "wsss_lib/presets/*.yaml", "papers/**/*.csv")
 
+LONG = ("04_pss", "06_acr")
+"""Notebooks that take longest and share next to no stage with the first one."""
+
 
 class NotebookError(RuntimeError):
     """A cell of a notebook raised, or its kernel died; the message says where and names what is left."""
@@ -105,6 +108,16 @@ def assign(notebooks: list[Path], always: Parameters, asked: Parameters) -> dict
         raise ValueError(f"no selected notebook declares the parameter {name!r}; {advice}")
     given = always | asked
     return {notebook: {k: v for k, v in given.items() if k in names} for notebook, names in declared.items()}
+
+
+def side_by_side(notebooks: Iterable[Path]) -> list[Path]:
+    """The order for several notebooks at once: the first one, those of `LONG`, then the others.
+
+    In name order the second notebook would await each stage that the first one computes, and the last one
+    would run alone.
+    """
+    first, *others = notebooks
+    return [first, *sorted(others, key=lambda notebook: notebook.stem not in LONG)]
 
 
 def fingerprint(notebook: Path, parameters: Parameters) -> str:
@@ -308,9 +321,10 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.root and any(stale) and (status := _unfit(options.preset, asked | further)):
         return status
     jobs = max(1, min(options.jobs or os.cpu_count(), len(plan)))
+    order = side_by_side(plan) if jobs > 1 else plan
     calls = (
-        delayed(run)(notebook, parameters, folder, f"[{number}/{len(plan)}]", force)
-        for number, (notebook, parameters) in enumerate(plan.items(), start=1)
+        delayed(run)(notebook, plan[notebook], folder, f"[{number}/{len(plan)}]", force)
+        for number, notebook in enumerate(order, start=1)
     )
     with TemporaryDirectory() as settings:
         os.environ |= kernel_environment(Path(settings), jobs)
