@@ -186,6 +186,7 @@ def test_an_override_of_no_key_names_its_neighbours(key, near):
         ("segmentation.test_scales", []),
         ("walk.alpha_sweep", []),
         ("irn.background_threshold", 0.9),
+        ("irn.background_threshold", 0),  # smoke's follows the maps, and 0 has no alpha
         ("irn.crf", "soft"),
         ("irn.boundary_width", 30),
         ("irn.displacement_width", 240),

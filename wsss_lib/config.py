@@ -174,9 +174,7 @@ class Affinity(Schedule):
 
     alpha_low: Positive  # strong background: its CRF foreground is trusted
     alpha_high: Positive  # weak background: its CRF background is trusted
-    calibrated: bool = (
-        False  # the two are for maps best cut at scores.fixed_threshold, and follow each method's
-    )
+    calibrated: bool = False  # the two suit maps cut best at scores.fixed_threshold, and follow others'
     crf: CRFName
     radius: PositiveInt
     output_stride: Literal[8, 16]  # of the backbone; its taps are brought to the stride-8 grid
@@ -223,6 +221,11 @@ class IRN(Schedule):
             raise ValueError(
                 f"background_threshold {self.background_threshold} must not exceed foreground_threshold "
                 f"{self.foreground_threshold}"
+            )
+        if self.calibrated and not 0 < self.background_threshold <= self.foreground_threshold < 1:
+            raise ValueError(
+                f"with calibrated, background_threshold {self.background_threshold} and foreground_threshold "
+                f"{self.foreground_threshold} must lie between 0 and 1, or have calibrated: false"
             )
         return self
 

@@ -82,8 +82,10 @@ def test_alphas_follow_the_threshold_that_suits_the_maps(tmp_path, monkeypatch, 
     irn = study.config.irn
     for found, preset in ((strong, irn.foreground_threshold), (weak, irn.background_threshold)):
         assert alpha_at(found) == pytest.approx(factor * alpha_at(preset), rel=2e-2)
-    plain = study.varied({"affinity.calibrated": False, "irn.calibrated": False})
-    assert trusted_alphas(plain, maps) == (config.alpha_low, config.alpha_high)
+    plain = study.varied(
+        {"affinity.calibrated": False, "irn.calibrated": False, "affinity.alpha_high": 6.7891}
+    )
+    assert trusted_alphas(plain, maps) == (config.alpha_low, 6.7891)
     assert confident_thresholds(plain, maps) == (irn.foreground_threshold, irn.background_threshold)
 
 

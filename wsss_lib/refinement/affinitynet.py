@@ -108,8 +108,10 @@ def trusted_alphas(study: Study, maps: Artifact) -> tuple[float, float]:
     The preset's (psa's way), or, with `affinity.calibrated`, times what suits the maps.
     """
     config = study.config.affinity
-    factor = times_preset(study, maps) if config.calibrated else 1
-    low, high = (float(f"{factor * alpha:.3g}") for alpha in (config.alpha_low, config.alpha_high))
+    low, high = config.alpha_low, config.alpha_high
+    if config.calibrated:
+        factor = times_preset(study, maps)
+        low, high = (float(f"{factor * alpha:.3g}") for alpha in (low, high))
     return low, high
 
 

@@ -181,8 +181,9 @@ def times_preset(study: Study, maps: Artifact) -> float:
     if index is None:
         return 1.0
     step = study.config.scores.sweep[2]
-    threshold = min(max(maps.setting.values[index], step), 1 - step)  # at 0 and 1 there is no alpha
-    return alpha_at(threshold) / alpha_at(study.config.scores.fixed_threshold)
+    thresholds = (maps.setting.values[index], study.config.scores.fixed_threshold)
+    found, preset = (alpha_at(min(max(t, step), 1 - step)) for t in thresholds)  # 0 and 1 have no alpha
+    return found / preset
 
 
 def pseudo_labels(study: Study, maps: Artifact, crf: bool = True) -> Artifact:
