@@ -249,6 +249,7 @@ def test_best_threshold_of_a_sweep_is_the_best_of_all():
     threshold, mean_iou = best_threshold(total, THRESHOLDS)
     assert threshold == THRESHOLDS[int(np.argmax(means))]
     assert mean_iou == pytest.approx(max(means))
+    assert mean_iou == max(summary(confusion)["mean_iou"] for confusion in total)  # absent classes left out
 
 
 @pytest.mark.parametrize(

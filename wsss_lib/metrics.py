@@ -181,9 +181,13 @@ def best_threshold(confusions: np.ndarray, thresholds: Sequence[float]) -> tuple
             f"There are {len(confusions)} confusions for {len(thresholds)} thresholds; give one each."
         )
     _check_ascending(np.asarray(thresholds))
-    means = np.array([summary(confusion)["mean_iou"] for confusion in confusions])
-    if not np.isfinite(means).all():
+    for confusion in confusions:
+        _check_confusion(confusion)
+    if not confusions.any(axis=(1, 2)).all():
         raise ValueError("The confusions hold no pixel; sum them over a split with ground truth first.")
+    hits = np.diagonal(confusions, axis1=1, axis2=2)
+    union = confusions.sum(1) + confusions.sum(2) - hits
+    means = np.nanmean(_ratio(hits, union), axis=1)
     best = int(means.argmax())
     return float(thresholds[best]), float(means[best])
 

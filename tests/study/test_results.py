@@ -3,9 +3,12 @@
 import json
 import multiprocessing
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import pytest
 from matplotlib.figure import Figure
 
+from wsss_lib.study import results as module
 from wsss_lib.study.results import Results, finished
 
 
@@ -34,6 +37,22 @@ def test_a_result_that_is_made_otherwise_is_of_another_run(tmp_path):
     second.table(table, "01_a")
     known = json.loads((tmp_path / "provenance.json").read_text())
     assert [run["seeds"] for run in known["runs"].values()] == [[2]]  # of no use any more
+
+
+def test_a_notebook_shows_the_picture_that_was_saved_and_draws_it_no_more(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(module, "display", shown.append)
+    figure, axes = plt.subplots(figsize=(4, 3), dpi=50)
+    axes.set(title="IoU by class", xlabel="class")
+    with plt.rc_context({"savefig.dpi": 160, "savefig.bbox": None}):
+        Results(tmp_path, {}).figure(figure, "01_a")
+        assert not shown  # outside a notebook nobody looks
+        assert plt.fignum_exists(figure.number)
+        monkeypatch.setattr(module, "in_notebook", lambda: True)
+        path = Results(tmp_path, {}).figure(figure, "01_a")
+    assert [image.data for image in shown] == [path.read_bytes()]
+    assert (shown[0].alt, shown[0].width) == ("IoU by class; class", pytest.approx(4 * 50, abs=1))
+    assert not plt.fignum_exists(figure.number)
 
 
 def test_two_processes_that_save_at_once_lose_nothing(tmp_path):

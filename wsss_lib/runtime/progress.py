@@ -12,13 +12,16 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15
 
 
-def watched() -> bool:
-    """Whether somebody sits before a notebook: it runs in a kernel, and not by `reproduce`, which asks for
-    plain lines.
-    """
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
     # asked of IPython itself: other packages import ipykernel without running in a kernel
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel") and not _plain()
+    return hasattr(shell, "kernel")
+
+
+def watched() -> bool:
+    """Whether somebody sits before a notebook: it is not run by `reproduce`, which asks for plain lines."""
+    return in_notebook() and not _plain()
 
 
 def _plain() -> bool:

@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import PIL.Image
+from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from wsss_lib.runtime.cache import environment
 from wsss_lib.runtime.files import locked, save_atomically, unwritable
+from wsss_lib.runtime.progress import in_notebook
 
 PROVENANCE = "provenance.json"
 
@@ -30,9 +34,20 @@ class Results:
         )
 
     def figure(self, figure: Figure, name: str) -> Path:
-        """Write figures/<name>.png, what it shows in words inside it, and its origin into provenance.json."""
-        said = {"Description": described(figure)}
-        return self._save("figures", f"{name}.png", lambda p: figure.savefig(p, metadata=said))
+        """Write figures/<name>.png, what it shows in words inside it, and its origin into provenance.json.
+
+        A notebook shows this picture and closes the figure, which left open would be drawn twice more.
+        """
+        said = described(figure)
+        path = self._save(
+            "figures", f"{name}.png", lambda p: figure.savefig(p, metadata={"Description": said})
+        )
+        if in_notebook():
+            with PIL.Image.open(path) as picture:
+                width = round(picture.width * figure.dpi / picture.info["dpi"][0])
+            display(Image(path, width=width, alt=said))
+            plt.close(figure)
+        return path
 
     def _save(self, kind: str, name: str, write: Callable[[Path], Any]) -> Path:
         path = self.folder / kind / name
