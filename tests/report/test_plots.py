@@ -128,6 +128,16 @@ def test_every_mark_of_a_sweep_is_drawn_and_told_apart():
     assert len({line.get_linestyle() for line in drawn.values()}) == 3
 
 
+def test_a_sweep_over_whole_numbers_has_no_ticks_between_them():
+    def ticks(values):
+        figure = sweep_curves(pd.DataFrame({"mIoU": [1.0, 2.0]}, index=values), "stage", "%")
+        figure.canvas.draw()
+        return figure.axes[0].get_xticks()
+
+    assert not any(tick % 1 for tick in ticks([0, 1]))
+    assert any(tick % 1 for tick in ticks([0.0, 1.0]))
+
+
 def test_a_scatter_holds_every_photo_and_marks_the_chosen():
     gain = pd.DataFrame({"CAM": [1.0, -2.0, 0.0], "walk": [3.0, 1.0, -4.0]}, index=list("abc"))
     axis = gain_scatter(gain, ["c"], "before", "after").axes[0]

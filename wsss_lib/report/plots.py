@@ -87,7 +87,7 @@ def sweep_curves(
         log: settings at distances of their ratios; limits: of the values.
     """
     figure, axis = plt.subplots(figsize=(6.2, 3.4), layout="constrained")
-    for (name, series), style in zip(table.items(), ("-", "--", "-.", ":", "-", "--"), strict=False):
+    for (name, series), style in zip(table.items(), cycle(("-", "--", "-.", ":")), strict=False):
         axis.plot(
             table.index, series, style, label=name, linewidth=2, marker="o" if len(table) < 20 else None
         )
@@ -97,6 +97,8 @@ def sweep_curves(
         axis.set_xscale("log", base=2)
         axis.set_xticks(table.index, [f"{v:g}" for v in table.index])
         axis.minorticks_off()
+    elif pd.api.types.is_integer_dtype(table.index):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel=x, ylabel=value, ylim=limits)
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
