@@ -16,6 +16,7 @@ from wsss_lib.report.affinities import (
     by_stage,
     cell_row,
     encoded_rows,
+    masks_of_val,
     row_masks,
 )
 from wsss_lib.study.study import Study
@@ -86,3 +87,10 @@ def test_stages_and_rows_are_told_in_numbers(study):
     assert study.scores(masks).query("metric == 'mIoU'")["value"].item() == table.loc[(0, 1), "val mIoU"]
     assert masks[0].origin.rounds == 1
     assert row_masks(study, auxsegnet.ABLATION["baseline"], crf=True)[0].origin.stage == "segmentation+CRF"
+
+
+def test_the_comparison_with_others_has_the_presets_test_scales_and_the_ablations_one(study):
+    two = study.varied({"auxsegnet.test_scales": [1.0, 1.5]})
+    assert "1 1.5" in masks_of_val(two)[0].origin.inference
+    assert row_masks(two, {}, crf=True)[0].key == row_masks(study, {}, crf=True)[0].key
+    assert masks_of_val(study)[0].key == row_masks(study, {}, crf=True)[0].key  # this preset has one scale

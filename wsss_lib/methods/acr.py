@@ -10,8 +10,8 @@ background inside the map gives the background away; the one that paints the tar
 what was left outside. They prune and expand.
 
 The main paper was not at hand. What is built follows its supplement and its public code, whose names t and nt
-are swapped in the RU phase; here, as in the supplement, the subscript names the side that is *shown*. What
-we do differently: a loss that is not finite stops the training, where the code skips the step; and the code's
+are swapped in the RU phase; here, as in the supplement, the subscript names the side that is *shown*. The
+equations are numbered as in papers/acr/card.md. What we do differently: a loss that is not finite stops the training, where the code skips the step; and the code's
 test for photos whose visible side has 50 pixels or fewer, which never happens, is left out.
 """
 
@@ -147,7 +147,7 @@ class ACRViTTraining(Adversarial):
 
 
 def draw_targets(labels: Tensor) -> Tensor:
-    """The target class of each photo, uniform over those it has: (B, C) multi-hot -> (B,).
+    """(R1) The target class of each photo, uniform over those it has: (B, C) multi-hot -> (B,).
 
     Of a photo without labels any class; `target_map` gives it no target. Drawn from torch's global CPU
     generator, so the same on every device.
@@ -158,7 +158,7 @@ def draw_targets(labels: Tensor) -> Tensor:
 
 
 def target_map(maps: Tensor, labels: Tensor, targets: Tensor, side: int) -> Tensor:
-    """A_t in [0, 1], (B, 1, side, side): the target's map from its minimum to its maximum, then upsampled.
+    """(R2) A_t in [0, 1], (B, 1, side, side): the target's map, minimum to maximum, then upsampled.
 
     A = ReLU(ReLU(a) - min - 1e-5) / (max - min + 1e-5) on the network's own grid. The shift gives exact
     zeros, which survive the upsampling wherever a neighbourhood is zero: the mask of CU's pruning term lives
@@ -173,14 +173,14 @@ def target_map(maps: Tensor, labels: Tensor, targets: Tensor, side: int) -> Tens
 
 
 def remnant_probability(remnants: Remnants, clock: Clock) -> float:
-    """q in an epoch: it falls by the same amount every epoch; the paper's .80 and .40 over 40 make .01."""
+    """(R4) q in an epoch: it falls by as much every epoch; the paper's .80 and .40 over 40 make .01."""
     return remnants.q - remnants.fall * clock.epoch / clock.epochs
 
 
 def draw_remnants(
     photos: int, side: int, cells: int, q: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The grid g of stochastic remnant feeding: `cells` x `cells` cells, each 1 with probability q.
+    """(R4) The grid g of stochastic remnant feeding: `cells` x `cells` cells, each 1 with probability q.
 
     (photos, 1, side, side) of 0 and 1; drawn on the CPU, a grid a photo.
     """
@@ -189,7 +189,7 @@ def draw_remnants(
 
 
 def masked_l1(rebuilt: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
-    """Mean over *all* values of mask * |rebuilt - photo|, as the code has it: a small mask weighs little.
+    """(R6) Mean over *all* values of mask * |rebuilt - photo|, as in the code: a small mask weighs little.
 
     rebuilt, photo: (B, 3, S, S); mask: (B, 1, S, S).
     """
@@ -197,7 +197,7 @@ def masked_l1(rebuilt: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
 
 
 def reconstruction_inputs(target: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """RU: weights of the features and masks of the losses, (B, 1, S, S) each.
+    """(R5) RU: weights of the features and masks of the losses, (B, 1, S, S) each.
 
     Returns:
         A_t + g A_nt = 1 - h A_nt and its mask h A_nt, which rebuilds the rest from the target; and
@@ -208,7 +208,7 @@ def reconstruction_inputs(target: Tensor, grid: Tensor) -> tuple[Tensor, Tensor,
 
 
 def attack_masks(maps: Tensor, targets: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """CU: where the rest must not be rebuilt, 1[A_t == 0], and where the target must not, A_t 1[argmax = t].
+    """(R9) CU: where the rest must not be rebuilt, 1[A_t == 0], where the target must not, A_t 1[argmax = t].
 
     The argmax is over the raw maps of all classes, also of absent ones. Neither passes a gradient.
 
@@ -322,9 +322,9 @@ class ACR(Method):
         return step(batch["image"], batch["label"], self._targets, clock)
 
     def reconstruct(self, images: Tensor, labels: Tensor, targets: Tensor, clock: Clock) -> dict[str, Tensor]:
-        """RU: L_cls of the encoder + lambda_whole L1 of the photo + lambda_t L_t + lambda_nt L_nt.
+        """(R7) RU: L_cls of the encoder + lambda_whole L1 of the photo + lambda_t L_t + lambda_nt L_nt.
 
-        A_t is a constant here. Photos without labels have no target, and teach the whole alone.
+        A_t is a constant here. Photos without labels have no target: L_t and L_nt leave them out.
         """
         config, remnants = self.config.reconstructor, self.config.remnants
         photo = self.rebuilt_photo(images)
@@ -352,7 +352,7 @@ class ACR(Method):
         }
 
     def classify(self, images: Tensor, labels: Tensor, targets: Tensor, clock: Clock) -> dict[str, Tensor]:
-        """CU: L_cls of F - lambda_t L_t - lambda_nt L_nt, the last two from `attack_from` on.
+        """(R10) CU: L_cls of F - lambda_t L_t - lambda_nt L_nt, the last two from `attack_from` on.
 
         The gradient reaches F through the weights A_t and 1 - A_t of the features alone; it passes the
         decoder, which does not learn here. Where A_t is exactly 0 it has none: F expands through what cells
@@ -389,7 +389,7 @@ class ACR(Method):
     def rebuilding_errors(
         self, features: Tensor, photo: Tensor, target: Tensor, mask_t: Tensor, mask_nt: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """CU: L1 of the rest, from the target alone, and of the target, from the rest alone; scalars.
+        """(R8) CU: L1 of the rest, from the target alone, and of the target, from the rest alone; scalars.
 
         features: X, (B, D, S, S); photo: (B, 3, S, S); target: A_t; masks: of `attack_masks`, (B, 1, S, S).
         """

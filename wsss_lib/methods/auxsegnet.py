@@ -94,7 +94,8 @@ AFFINITIES: dict[str, dict[str, Any]] = {
 """The main paper's further rows, 57.6, 59.8, 61.5 and 62.6 mIoU on VOC's val: two tasks without an affinity,
 then three with segmentation's own or the fused one, and a loss on the refined segmentation alone."""
 AS_THEY_ARE = MapRule("as they are", lambda maps: maps.clamp(max=1))
-"""Refined maps are not normalised again; a row of the fused affinity may sum to a little more than 1."""
+"""Refined maps are not normalised again. A row of the fused affinity may sum to a little more than 1, and a
+column (`transposed`) to several: there clamped maps tie, and the class that comes first wins."""
 
 
 class AuxSegNetTraining(Schedule):

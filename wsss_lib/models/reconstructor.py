@@ -172,7 +172,7 @@ class Reconstructor(nn.Module):
             self.base_lr_layers = ("reductions.", "classifier.", "decoder.down.", "decoder.colour.")
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) normalised as the encoder expects it -> X (B, D, S, S) and class logits (B, C)."""
+        """(R3) (B, 3, H, W) normalised as the encoder expects it -> X (B, D, S, S), class logits (B, C)."""
         taps = self.backbone(images)[-len(self.reductions) :]
         reduced = (reduce(tap) for reduce, tap in zip(self.reductions, taps, strict=True))
         features = torch.cat([at_size(tap, self.side) for tap in reduced], 1)

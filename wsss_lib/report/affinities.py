@@ -33,14 +33,18 @@ ONE_SCALE = {
 NAMES = {"seg": "A_seg", "sal": "A_sal", "cross": "A, cross-task"}
 
 
+def masks_of_val(study: Study, crf: bool = True) -> list[Artifact]:
+    """Masks of val of AuxSegNet at the preset's test scales, with its CRF or without, one artifact a seed."""
+    name = study.section(METHOD).crf if crf else None
+    return [
+        study.masks(auxsegnet.segment(study, study.classifier(METHOD, seed)), Background("included"), name)
+        for seed in study.seeds
+    ]
+
+
 def row_masks(study: Study, overrides: Mapping[str, Any], crf: bool = False) -> list[Artifact]:
     """Masks of val of a row of `auxsegnet.ABLATION`, one scale, one artifact a seed."""
-    varied = study.varied({**ONE_SCALE, **overrides})
-    name = varied.section(METHOD).crf if crf else None
-    return [
-        varied.masks(auxsegnet.segment(varied, varied.classifier(METHOD, seed)), Background("included"), name)
-        for seed in varied.seeds
-    ]
+    return masks_of_val(study.varied({**ONE_SCALE, **overrides}), crf)
 
 
 def by_stage(study: Study) -> pd.DataFrame:
