@@ -11,8 +11,9 @@ what was left outside. They prune and expand.
 
 The main paper was not at hand. What is built follows its supplement and its public code, whose names t and nt
 are swapped in the RU phase; here, as in the supplement, the subscript names the side that is *shown*. The
-equations are numbered as in papers/acr/card.md. What we do differently: a loss that is not finite stops the training, where the code skips the step; and the code's
-test for photos whose visible side has 50 pixels or fewer, which never happens, is left out.
+equations are numbered as in papers/acr/card.md. What we do differently: a loss that is not finite stops the
+training, where the code skips the step; and the code's test for photos whose visible side has 50 pixels or
+fewer, which never happens, is left out.
 """
 
 from __future__ import annotations
