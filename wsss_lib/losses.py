@@ -1,5 +1,6 @@
 """Losses that more than one method uses: pure functions on tensors."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -9,6 +10,11 @@ from wsss_lib.data.masks import IGNORE
 def global_average_pool(maps: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, C)."""
     return maps.mean(dim=(2, 3))
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The same values, also where autocast gives them less."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from wsss_lib.methods.acr import ACR, ACRViTTraining, target_map
 from wsss_lib.methods.base import build, class_response_maps
 from wsss_lib.methods.mctformer import MCTformer, examples
 from wsss_lib.models.backbones import RANDOM, build_backbone
-from wsss_lib.models.mctformer import MCTformerNet, along_affinity, class_attention, patch_affinity
+from wsss_lib.models.cross_task import propagate
+from wsss_lib.models.mctformer import MCTformerNet, class_attention, patch_affinity
 from wsss_lib.models.reconstructor import Reconstructor
 from wsss_lib.models.trainable import START, Clock
 from wsss_lib.models.vit import Tokens
@@ -68,7 +69,7 @@ def test_attention_of_classes_and_patches_is_that_of_loops():
 
 def test_maps_go_along_the_affinity():
     maps, affinity = photos(2, 4, 2, 3).double(), photos(2, 6, 6, seed=1).double().softmax(-1)
-    found = along_affinity(maps, affinity).numpy()
+    found = propagate(affinity, maps).numpy()
     for b in range(2):
         for c in range(4):
             flat = maps[b, c].flatten().tolist()
@@ -76,8 +77,8 @@ def test_maps_go_along_the_affinity():
                 expected = sum(affinity[b, i, j].item() * flat[j] for j in range(6))  # i takes from j
                 assert found[b, c, i // 3, i % 3] == pytest.approx(expected)
     same = torch.eye(6, dtype=torch.float64).expand(2, 6, 6)
-    torch.testing.assert_close(along_affinity(maps, same), maps)
-    flat = along_affinity(torch.ones(2, 1, 2, 3, dtype=torch.float64), affinity)
+    torch.testing.assert_close(propagate(same, maps), maps)
+    flat = propagate(affinity, torch.ones(2, 1, 2, 3, dtype=torch.float64))
     torch.testing.assert_close(flat, torch.ones_like(flat))
 
 
@@ -105,7 +106,7 @@ def test_the_kinds_of_maps(size):
     positive, affinity = patch.clamp(min=0), patch_affinity(tokens)
     attended = class_attention(tokens)
     torch.testing.assert_close(model.fused_maps(images), positive * attended, rtol=1e-4, atol=1e-4)
-    expected = along_affinity(positive, affinity), along_affinity(positive * attended, affinity)
+    expected = propagate(affinity, positive), propagate(affinity, positive * attended)
     found = model.refined_patch_maps(images), model.class_maps(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -18,7 +18,7 @@ def test_watched_columns_are_the_same_for_all_trainings(tmp_path):
         table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]} | {c: [0.5, 0.25] for c in columns})
         table.to_csv(tmp_path / name / "history.csv", index=False)
     networks = {
-        name: SimpleNamespace(file=lambda file, name=name: tmp_path / name / file)
+        name: SimpleNamespace(read=lambda file, load, name=name: load(tmp_path / name / file))
         for name in ("base", "both")
     }
     found = watched(networks, ["L_cls", "L_RCM"])

@@ -45,7 +45,7 @@ from wsss_lib.config import (
 from wsss_lib.data.examples import photo_tensor
 from wsss_lib.data.transforms import normalise
 from wsss_lib.inference import MIN_MAX, min_max
-from wsss_lib.losses import classification_loss, global_average_pool
+from wsss_lib.losses import at_least_float32, classification_loss, global_average_pool
 from wsss_lib.methods.base import Backbones, Method, Recipe, train_classifier
 from wsss_lib.models.activation import ActivationNet
 from wsss_lib.models.backbones import Backbone
@@ -169,7 +169,7 @@ def target_map(maps: Tensor, labels: Tensor, targets: Tensor, side: int) -> Tens
         maps: (B, C, h, w), any sign; labels: (B, C) multi-hot; targets: (B,).
     """
     photos = torch.arange(len(maps), device=maps.device)
-    scaled = min_max(_exact(maps)[photos, targets].relu())
+    scaled = min_max(at_least_float32(maps)[photos, targets].relu())
     return at_size((scaled * labels[photos, targets].to(scaled)[:, None, None])[:, None], side)
 
 
@@ -194,7 +194,7 @@ def masked_l1(rebuilt: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
 
     rebuilt, photo: (B, 3, S, S); mask: (B, 1, S, S).
     """
-    return (mask * (_exact(rebuilt) - _exact(photo)).abs()).mean()
+    return (mask * (at_least_float32(rebuilt) - at_least_float32(photo)).abs()).mean()
 
 
 def reconstruction_inputs(target: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -216,7 +216,7 @@ def attack_masks(maps: Tensor, targets: Tensor, target: Tensor) -> tuple[Tensor,
     Args:
         maps: (B, C, h, w); targets: (B,); target: A_t, (B, 1, S, S).
     """
-    winner = at_size(_exact(maps.detach()), target.shape[-1]).argmax(1, keepdim=True)
+    winner = at_size(at_least_float32(maps.detach()), target.shape[-1]).argmax(1, keepdim=True)
     target = target.detach()
     return (target == 0).to(target), target * (winner == targets.view(-1, 1, 1, 1))
 
@@ -229,11 +229,6 @@ def per_pixel(term: Tensor, mask: Tensor) -> Tensor:
 def labelled(labels: Tensor) -> Tensor:
     """1 for each photo that has a class, and so a target, (B, 1, 1, 1)."""
     return (labels.sum(1) > 0).float().view(-1, 1, 1, 1)
-
-
-def _exact(values: Tensor) -> Tensor:
-    """At least float32, also where autocast gives less."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 # --- networks --------------------------------------------------------------------------------------------

@@ -634,11 +634,10 @@ def label_scores(study: Study, masks: Artifact) -> dict[str, float]:
     } | {f"{name} (%)": 100 * count / counts.sum() for name, count in shares.items()}  # fmt: skip
 
 
-def photo_affinities(study: Study, network: Artifact, id: str, split: str = "train") -> dict[str, np.ndarray]:
-    """ "seg", "sal" and "cross" of one photo: (h, w, h, w), [y, x] the row of cell (y, x) as a map."""
-    data = study.data.dataset(split)
+def photo_affinities(study: Study, network: Artifact, id: str) -> dict[str, np.ndarray]:
+    """ "seg", "sal", "cross" of a training photo: (h, w, h, w), [y, x] the row of cell (y, x) as a map."""
     model = trained_classifier(study, network)
-    image = photo_tensor(data, id).as_subclass(Tensor)[None].to(study.device)
+    image = photo_tensor(study.data.train, id).as_subclass(Tensor)[None].to(study.device)
     grid = [-(-side // STRIDE) for side in image.shape[-2:]]
     with torch.inference_mode():
         found = model.affinities(normalise(image, model.mean, model.std))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss_lib.config import CAMClassifier, NonNegative, Positive, Section
-from wsss_lib.losses import classification_loss, global_average_pool
+from wsss_lib.losses import at_least_float32, classification_loss, global_average_pool
 from wsss_lib.methods.base import Method, Recipe
 from wsss_lib.models.activation import ActivationNet
 from wsss_lib.models.backbones import Backbone
@@ -93,7 +93,7 @@ def log_class_probabilities(logits: Tensor, maximum: Literal["photo", "place"]) 
         maximum: over all classes and places of a photo, which keeps places of weak response uncertain, or
             over the classes of each place.
     """
-    log_sigmoid = F.logsigmoid(_exact(logits))
+    log_sigmoid = F.logsigmoid(at_least_float32(logits))
     highest = log_sigmoid.amax((1, 2, 3) if maximum == "photo" else 1, keepdim=True)
     return (log_sigmoid - highest).exp().log_softmax(1)
 
@@ -154,18 +154,13 @@ def concentration_loss(
             photos' losses as in L_cls.
         reduction: over the classes of a photo.
     """
-    maps = _exact(maps)
+    maps = at_least_float32(maps)
     present = (labels > 0).to(maps) if weights == "equal" else labels.to(maps)
     present = present * (maps.relu().sum((2, 3)) > SILENT)
     total = (present * spread(normalised_response(maps), stride)).sum(1)
     if reduction == "mean":
         total = total / present.sum(1).clamp(min=1e-6)
     return total.mean()
-
-
-def _exact(values: Tensor) -> Tensor:
-    """At least float32, also where autocast gives less."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class MixupCAM(ActivationNet, Method):

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wsss_lib.losses import at_least_float32
+
 
 def task_affinity(theta: Tensor, phi: Tensor, scaled: bool = False) -> Tensor:
     """(C1) A_t = softmax over j of theta_i . phi_j: (B, D, h, w) twice -> (B, N, N), rows sum to 1.
@@ -23,7 +25,7 @@ def task_affinity(theta: Tensor, phi: Tensor, scaled: bool = False) -> Tensor:
     scores = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)
     if scaled:
         scores = scores / math.sqrt(theta.shape[1])
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+    return at_least_float32(scores).softmax(-1)
 
 
 def propagate(affinity: Tensor, maps: Tensor, transposed: bool = False) -> Tensor:

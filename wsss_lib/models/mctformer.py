@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wsss_lib.losses import global_average_pool
 from wsss_lib.models.backbones import TokenBackbone, with_class_tokens
+from wsss_lib.models.cross_task import propagate
 from wsss_lib.models.vit import Tokens
 
 LAST_BLOCKS = 3
@@ -27,14 +28,6 @@ def class_attention(tokens: Tokens, blocks: int = LAST_BLOCKS) -> Tensor:
 def patch_affinity(tokens: Tokens) -> Tensor:
     """What each patch takes from each patch: mean over heads, sum over all blocks, (B, h w, h w)."""
     return tokens.patch_to_patch().mean(2).sum(1)
-
-
-def along_affinity(maps: Tensor, affinity: Tensor) -> Tensor:
-    """Each patch's value becomes the sum over the patches it attends to, (B, C, h, w).
-
-    maps: (B, C, h, w); affinity: (B, h w, h w), rows take from columns.
-    """
-    return (maps.flatten(2) @ affinity.transpose(1, 2)).unflatten(2, maps.shape[-2:])
 
 
 class MCTformerNet(nn.Module):
@@ -95,7 +88,7 @@ class MCTformerNet(nn.Module):
     def refined_patch_maps(self, images: Tensor) -> Tensor:
         """Patch maps along the patches' affinity: (B, C, h, w), not below 0."""
         tokens = self.transformer.tokens(images, attention=True)
-        return along_affinity(self.patch_classifier(tokens.patches).relu(), patch_affinity(tokens))
+        return propagate(patch_affinity(tokens), self.patch_classifier(tokens.patches).relu())
 
     def class_maps(self, images: Tensor) -> Tensor:
         """Fused maps along the patches' affinity, MCTformer-V2's: (B, C, h, w), not below 0.
@@ -103,7 +96,7 @@ class MCTformerNet(nn.Module):
         Of a view: the maps of several views (flips, scales) are refined each by its own attention and added.
         """
         tokens = self.transformer.tokens(images, attention=True)
-        return along_affinity(self._fused(tokens), patch_affinity(tokens))
+        return propagate(patch_affinity(tokens), self._fused(tokens))
 
     def _fused(self, tokens: Tokens) -> Tensor:
         return self.patch_classifier(tokens.patches).relu() * class_attention(tokens)

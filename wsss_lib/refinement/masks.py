@@ -61,6 +61,12 @@ def with_background(maps: ScoreMaps, background: Background) -> tuple[np.ndarray
     return np.append(0, maps.classes[maps.classes > 0]), np.concatenate([score[None], foreground])
 
 
+def best_classes(maps: ScoreMaps, background: Background) -> np.ndarray:
+    """(H, W) class ids of the best score at every pixel; the first of them wins a tie."""
+    classes, scores = with_background(maps, background)
+    return classes[scores.argmax(0)]
+
+
 def alpha_at(threshold: float) -> float:
     """The alpha with (1 - t)^alpha = t, for t in (0, 1): both backgrounds are beaten by the same lone score.
 

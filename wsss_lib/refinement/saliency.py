@@ -13,7 +13,7 @@ from wsss_lib.crf import dense_crf
 from wsss_lib.data.masks import IGNORE, save_mask
 from wsss_lib.data.photos import read_image
 from wsss_lib.data.saliency import read_saliency, save_saliency
-from wsss_lib.refinement.masks import Background, with_background
+from wsss_lib.refinement.masks import Background, best_classes
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.score_maps import ScoreMaps
 
@@ -54,9 +54,9 @@ def write_labels(
 ) -> None:
     """The mask of one photo, strictly above both thresholds; the first class wins ties."""
     loaded = ScoreMaps.load(maps)
-    classes, scores = with_background(loaded, Background("threshold", cam_threshold))
+    found = best_classes(loaded, Background("threshold", cam_threshold))
     salient = read_saliency(saliency, loaded.size) > saliency_threshold
-    mask = fused_labels(classes[scores.argmax(0)], salient)
+    mask = fused_labels(found, salient)
     save_atomically(lambda path: save_mask(mask, path), out)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from wsss_lib.artifacts import Artifact
 from wsss_lib.report.chains import compared
+from wsss_lib.report.tables import means
 from wsss_lib.study.study import Study
 
 
@@ -110,8 +111,7 @@ def curve_points(
 def curve_scores(study: Study, points: Mapping[tuple[str, float], Sequence[Artifact]]) -> pd.DataFrame:
     """mIoU at each point: rows of `Study.scores`, setting holding the point's, and the column parameter."""
     tables = [study.scores(maps).assign(parameter=name, setting=x) for (name, x), maps in points.items()]
-    rows = pd.concat(tables).query("metric == 'mIoU' and `class` == 'all'")
-    return rows.sort_values(["parameter", "setting"])
+    return means(pd.concat(tables)).sort_values(["parameter", "setting"])
 
 
 def curve_gains(study: Study, points: Mapping[tuple[str, float], Sequence[Artifact]]) -> pd.DataFrame:

@@ -72,15 +72,13 @@ def by_stage(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(["seed", "stage"])
 
 
-def affinity_grid(
-    study: Study, network: Artifact, id: str, points: Sequence[tuple[float, float]], split: str = "train"
-) -> Figure:
-    """A row for each point: the photo with a cross on it, then the row of its cell in each affinity.
+def affinity_grid(study: Study, network: Artifact, id: str, points: Sequence[tuple[float, float]]) -> Figure:
+    """A row for each point: the training photo with a cross on it, then the row of its cell in each affinity.
 
     points: (y, x) as shares of the photo's sides, in [0, 1). Each map is divided by its maximum.
     """
-    image = study.data.dataset(split).image(id)
-    affinities = auxsegnet.photo_affinities(study, network, id, split)
+    image = study.data.train.image(id)
+    affinities = auxsegnet.photo_affinities(study, network, id)
     figure, axes = plt.subplots(
         len(points), 1 + len(affinities), squeeze=False, layout="constrained",
         figsize=(2.2 * (1 + len(affinities)), 2.2 * len(points) * image.shape[0] / image.shape[1] + 0.5),
@@ -105,13 +103,13 @@ def cell_row(affinity: np.ndarray, size: tuple[int, int], place: tuple[float, fl
     return to_pixels((row / row.max()).astype(np.float32), auxsegnet.STRIDE, size)
 
 
-def affinity_page(study: Study, network: Artifact, id: str, split: str = "train") -> HTML:
-    """The photo to be clicked on, and beside it the rows of that cell in each affinity.
+def affinity_page(study: Study, network: Artifact, id: str) -> HTML:
+    """The training photo to be clicked on, and beside it the rows of that cell in each affinity.
 
     Rows are kept to 1/255 of their maximum, about a megabyte for a photo of 160 x 192.
     """
-    image = study.data.dataset(split).image(id)
-    affinities = auxsegnet.photo_affinities(study, network, id, split)
+    image = study.data.train.image(id)
+    affinities = auxsegnet.photo_affinities(study, network, id)
     height, width = next(iter(affinities.values())).shape[:2]
     rows = {NAMES[name]: encoded_rows(affinity) for name, affinity in affinities.items()}
     return HTML(

@@ -85,4 +85,4 @@ def gains_over(
 
 def histories(networks: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:
     """What the trainings of networks wrote, title -> columns epoch, loss, ..."""
-    return {title: pd.read_csv(net.file("history.csv")) for title, net in networks.items()}
+    return {title: net.read("history.csv", pd.read_csv) for title, net in networks.items()}

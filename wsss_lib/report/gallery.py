@@ -10,7 +10,7 @@ from wsss_lib.artifacts import Artifact
 from wsss_lib.data.masks import load_mask
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.metrics import mean_iou
-from wsss_lib.refinement.masks import Background, with_background
+from wsss_lib.refinement.masks import Background, best_classes
 from wsss_lib.report.pictures import Cell, Heat, Painted, Picture, page
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
@@ -106,8 +106,7 @@ def _content(
         return maps
     if column.kind == "boundaries":
         return 1 - maps.full()[0][..., None].repeat(3, -1)
-    classes, scores = with_background(maps, Background("included"))
-    return classes[scores.argmax(0)]
+    return best_classes(maps, Background("included"))
 
 
 def _classes(

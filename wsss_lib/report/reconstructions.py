@@ -28,20 +28,20 @@ def epochs_of(study: Study, method: str) -> int:
     return study.section(method).epochs
 
 
-def figure_a6(found: Mapping[str, np.ndarray], photo: int, width: float = 1.7) -> Figure:
+def figure_a6(found: Mapping[str, np.ndarray], photo: int) -> Figure:
     """The eight panels of one photo, two rows of four.
 
     found: of `methods.acr.pictures`; photo: its place in it.
     """
     rows = [PANELS[:4], PANELS[4:]]
-    return _grid([[found[name][photo] for name in row] for row in rows], rows, width)
+    return _grid([[found[name][photo] for name in row] for row in rows], rows, width=1.7)
 
 
-def over_epochs(classifier: Artifact, photo: int, epochs: Sequence[int], width: float = 1.5) -> Figure:
+def over_epochs(classifier: Artifact, photo: int, epochs: Sequence[int]) -> Figure:
     """A row an epoch, counted from 1, of the map and the four painted photos."""
     found = {epoch: pictures(classifier, epoch) for epoch in epochs}
     rows = [[made[name][photo] for name in OVER_EPOCHS] for made in found.values()]
-    figure = _grid(rows, [OVER_EPOCHS], width)
+    figure = _grid(rows, [OVER_EPOCHS], width=1.5)
     for axis, epoch in zip(figure.axes[:: len(OVER_EPOCHS)], epochs, strict=True):
         axis.text(-0.08, 0.5, f"epoch {epoch}", transform=axis.transAxes, fontsize=8, ha="right", va="center")
     return figure

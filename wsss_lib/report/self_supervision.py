@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from wsss_lib.artifacts import Artifact
+from wsss_lib.report.chains import histories
 from wsss_lib.study.scores import counts_by_photo
 from wsss_lib.study.study import Study
 
@@ -15,8 +16,9 @@ def watched(networks: Mapping[str, Artifact], columns: Sequence[str]) -> dict[st
 
     NaN in epochs in which a value was not recorded, as of a loss that is not on.
     """
-    tables = {title: pd.read_csv(network.file("history.csv")) for title, network in networks.items()}
-    return {title: table.reindex(columns=["epoch", *columns]) for title, table in tables.items()}
+    return {
+        title: history.reindex(columns=["epoch", *columns]) for title, history in histories(networks).items()
+    }
 
 
 def photo_scores(study: Study, shown: Mapping[str, Artifact], ids: Sequence[str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from wsss_lib.report.plots import heat_bar, overlay_map
+from wsss_lib.report.tables import means
 from wsss_lib.resampling import to_pixels
 from wsss_lib.study.study import Study
 
@@ -147,7 +148,7 @@ def by_scale(study: Study, rows: Mapping[str, Row], scales: Sequence[float]) -> 
         for title, row in rows.items():
             made = replace(row, study=other).maps()
             tables.append(other.scores(made).assign(method=title, scales=name))
-    scores = pd.concat(tables, ignore_index=True).query("metric == 'mIoU' and `class` == 'all'")
+    scores = means(pd.concat(tables, ignore_index=True))
     of = scores[scores["scales"].isin(alone)].groupby(["method", "seed", "rule"], sort=False)
     single = of.first().assign(value=of["value"].mean(), scales="single", setting="").reset_index()
     spread = single.assign(value=of["value"].std(ddof=0).to_numpy(), metric="std of mIoU")

@@ -87,11 +87,10 @@ class Clusters:
             panels, {"look-alikes, split": SPLIT, "gathered": GATHERED} if len(boxed) else None
         )
 
-    def three_of_each(self, classes: int = 6) -> Figure:
-        """Three clusters of the last round, four typical photos of each, of the first few classes."""
+    def three_of_each(self) -> Figure:
+        """Three clusters of the last round, four typical photos of each, of the first six classes."""
         panels = {
-            name: dict(list(self._rows(name, self.last, 4, {}).items())[:3])
-            for name in self.data.classes[:classes]
+            name: dict(list(self._rows(name, self.last, 4, {}).items())[:3]) for name in self.data.classes[:6]
         }
         return cluster_montage(panels, across=3, width=0.7)
 
@@ -150,8 +149,8 @@ class Clusters:
             assigned, self.data.labels[self.members(self.connected)], cosines, names, self.connected
         )
 
-    def pure_examples(self, count: int = 3) -> tuple[str, list[str]]:
-        """The first class that has photos without another class, and such photos of different sub-categories.
+    def pure_examples(self) -> tuple[str, list[str]]:
+        """The first class with photos of no other class, and three of them, of different sub-categories.
 
         Raises:
             ValueError: every photo has several classes.
@@ -161,7 +160,7 @@ class Clusters:
             photos = self.members(name)
             if (single := alone[photos]).any():
                 rows = typical(self.of(name, self.last)[single], self.features[self.last][photos[single]], 1)
-                return name, [str(self.data.ids[photos[single][row[0]]]) for row in rows.values()][:count]
+                return name, [str(self.data.ids[photos[single][row[0]]]) for row in rows.values()][:3]
         raise ValueError("Every training photo has several classes; there is none to show one alone.")
 
     def finer_maps(self, ids: Sequence[str]) -> dict[str, ScoreMaps]:

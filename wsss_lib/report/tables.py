@@ -80,7 +80,7 @@ def beside(
     return rows.pivot_table(index=on, columns="column", values="value", sort=False).rename_axis(columns=None)
 
 
-def readable(comparison: pd.DataFrame, decimals: int = 1) -> pd.DataFrame:
+def readable(comparison: pd.DataFrame) -> pd.DataFrame:
     """A table of `beside` for reading: "38.1 ± 0.4" under "reproduced (scenes), mean ± std of 3 seeds".
 
     One seed has no standard deviation, and its column says so.
@@ -95,16 +95,17 @@ def readable(comparison: pd.DataFrame, decimals: int = 1) -> pd.DataFrame:
             names[column] = f"{column}, " + (
                 "1 seed, no std" if counts == "1" else f"mean ± std of {counts} seeds"
             )
-    return plus_minus(table, pd.DataFrame(spread, index=table.index), decimals).rename(columns=names)
+    return plus_minus(table, pd.DataFrame(spread, index=table.index)).rename(columns=names)
+
+
+def means(scores: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """The rows of `Study.scores` with means over the classes; metrics: mIoU if none is named."""
+    return scores[(scores["class"] == "all") & scores["metric"].isin(metrics or ("mIoU",))]
 
 
 def headline(scores: pd.DataFrame, *metrics: str) -> pd.DataFrame:
-    """The rows of `Study.scores` that may be concluded from: means over the classes, no oracle's setting.
-
-    metrics: mIoU if none is named.
-    """
-    found = at_headline(scores)
-    return found[(found["class"] == "all") & found["metric"].isin(metrics or ("mIoU",))]
+    """The rows of `means` that may be concluded from: no oracle's setting."""
+    return means(at_headline(scores), *metrics)
 
 
 def headline_rule(scores: pd.DataFrame) -> str:

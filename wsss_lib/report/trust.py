@@ -7,7 +7,7 @@ from wsss_lib.artifacts import Artifact
 from wsss_lib.data.masks import IGNORE
 from wsss_lib.metrics import confusion_matrix
 from wsss_lib.refinement.affinitynet import crf_marginals, trusted_alphas
-from wsss_lib.refinement.masks import Background, trusted, with_background
+from wsss_lib.refinement.masks import Background, best_classes, trusted
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
 
@@ -20,14 +20,10 @@ def trusted_labels(study: Study, maps: Artifact) -> dict[str, np.ndarray]:
     runs = [crf_marginals(study, maps, alpha) for alpha in trusted_alphas(study, maps)]
     found = {}
     for id in study.data.scored(maps.origin.split):
-        strong, weak = (_best(ScoreMaps.load(run.file(f"{id}.npz"))) for run in runs)
+        marginals = (ScoreMaps.load(run.file(f"{id}.npz")) for run in runs)
+        strong, weak = (best_classes(one, Background("included")) for one in marginals)
         found[id] = trusted(strong, weak)
     return found
-
-
-def _best(marginals: ScoreMaps) -> np.ndarray:
-    classes, scores = with_background(marginals, Background("included"))
-    return classes[scores.argmax(0)]
 
 
 def trust_by_class(study: Study, split: str, labels: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from wsss_lib.metrics import (
     summary,
     threshold_sweep,
 )
-from wsss_lib.refinement.masks import background_of, with_background
+from wsss_lib.refinement.masks import background_of, best_classes
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.statistics import photo_counts
 
@@ -61,11 +61,9 @@ def predictor(artifact: Artifact, num_classes: int) -> Predict:
         maps = ScoreMaps.load(artifact.file(f"{id}.npz"))
         if thresholds:
             return threshold_sweep(maps.full(), maps.classes, target, artifact.setting.values, num_classes)
-        found = []
-        for index in range(len(artifact.setting.values) if artifact.setting else 1):
-            classes, scores = with_background(maps, background_of(artifact, index))
-            found.append(confusion_matrix(classes[scores.argmax(0)], target, num_classes))
-        return np.stack(found)
+        settings = range(len(artifact.setting.values) if artifact.setting else 1)
+        found = (best_classes(maps, background_of(artifact, index)) for index in settings)
+        return np.stack([confusion_matrix(mask, target, num_classes) for mask in found])
 
     return confusions
 
