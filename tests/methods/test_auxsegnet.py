@@ -21,6 +21,7 @@ from wsss_lib.data.voc import VOCDataset
 from wsss_lib.methods import auxsegnet, base, load_config
 from wsss_lib.methods.auxsegnet import AuxSegNet, StageExamples, dense_losses
 from wsss_lib.methods.cam import CAM
+from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.trainable import START
 from wsss_lib.refinement.masks import Background
 from wsss_lib.score_maps import ScoreMaps
@@ -42,9 +43,12 @@ ROWS = {
 }
 
 
-def network(seed: int = 0, **options) -> AuxSegNet:
+def network(seed: int = 0, backbone: Backbone | None = None, **options) -> AuxSegNet:
+    as_released = {"scale_affinity": False, "fusion_lr": "base", "dropout": 0.0}
+    small = {"channels": 6, "dilations": (1, 2, 2), **as_released, **options}
+    config = auxsegnet.RECIPE.trained_by(load_config("smoke").auxsegnet.model_copy(update=small))
     torch.manual_seed(seed)
-    return AuxSegNet(tiny_backbone(), 3, channels=6, dilations=(1, 2, 2), dropout=0.0, **options).train()
+    return AuxSegNet(backbone or tiny_backbone(), 3, config).train()
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -183,7 +187,7 @@ def test_segmentations_own_affinity_may_refine_both_tasks():
 def test_class_maps_are_the_normalised_cam_times_the_affinity(strides, transposed):
     torch.manual_seed(0)
     backbone = tiny_backbone(strides)
-    model = AuxSegNet(backbone, 3, channels=6, dilations=(1, 2), transposed=transposed).eval()
+    model = network(backbone=backbone, dilations=(1, 2), transposed=transposed).eval()
     image = torch.randn(1, 3, 40, 52)
     with torch.no_grad():
         maps, affinity = model.class_maps(image), model.affinities(image)["cross"]

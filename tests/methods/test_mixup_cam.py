@@ -8,6 +8,7 @@ import torch
 from tiny_backbone import tiny_backbone
 
 from wsss_lib.losses import classification_loss
+from wsss_lib.methods import load_config
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.mixup_cam import (
     MixupCAM,
@@ -23,6 +24,11 @@ from wsss_lib.models.trainable import START
 from wsss_lib.study.study import Study
 
 LABELS = torch.tensor([[1.0, 0, 0.3, 0], [0, 0.7, 0, 0]])
+
+
+def mixup_cam(alpha: float, lambda_ent: float, lambda_con: float, **options) -> MixupCAM:
+    changes = {"alpha": alpha, "lambda_ent": lambda_ent, "lambda_con": lambda_con, **options}
+    return MixupCAM(tiny_backbone(), 4, load_config("smoke").mixup_cam.model_copy(update=changes))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -108,7 +114,7 @@ def test_the_classification_loss_is_linear_in_the_mixed_labels():
 
 def test_the_seed_decides_the_mixing():
     given = {"image": random(4, 3, 32, 32).float(), "label": torch.rand(4, 4)}
-    model = MixupCAM(tiny_backbone(), 4, 0.2, 0.02, 2e-4).train()
+    model = mixup_cam(0.2, 0.02, 2e-4).train()
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -240,7 +246,7 @@ def given(seed: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("entropy_of", ["places", "photo"])
 @pytest.mark.parametrize(("ent", "con"), [(0, 0), (0.5, 0), (0, 0.1), (0.5, 0.1)])
 def test_a_step_is_the_weighted_sum_on_the_mixed_photos(ent, con, entropy_of):
-    model = MixupCAM(tiny_backbone(), 4, 0.5, ent, con, entropy_of=entropy_of).train()
+    model = mixup_cam(0.5, ent, con, entropy_of=entropy_of).train()
     torch.manual_seed(3)
     losses = model.training_step(given(), START, "train")
     torch.manual_seed(3)
@@ -263,7 +269,7 @@ def test_a_step_is_the_weighted_sum_on_the_mixed_photos(ent, con, entropy_of):
 
 @pytest.mark.parametrize("entropy_of", ["places", "photo"])
 def test_each_loss_teaches_head_and_features_and_a_weight_of_zero_silences_it(entropy_of):
-    model = MixupCAM(tiny_backbone(), 4, 0.5, 0, 0, entropy_of=entropy_of).train()
+    model = mixup_cam(0.5, 0, 0, entropy_of=entropy_of).train()
     taught = [p for p in model.parameters() if p.requires_grad]
     torch.manual_seed(3)
     losses = model.training_step(given(), START, "train")
@@ -276,7 +282,7 @@ def test_each_loss_teaches_head_and_features_and_a_weight_of_zero_silences_it(en
 
 
 def test_nothing_is_mixed_in_evaluation():
-    mixed, plain = MixupCAM(tiny_backbone(), 4, 0.2, 0.02, 2e-4).eval(), CAM(tiny_backbone(), 4).eval()
+    mixed, plain = mixup_cam(0.2, 0.02, 2e-4).eval(), CAM(tiny_backbone(), 4).eval()
     plain.load_state_dict(mixed.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(mixed.class_maps(given()["image"]), plain.class_maps(given()["image"]))
@@ -284,7 +290,7 @@ def test_nothing_is_mixed_in_evaluation():
 
 def test_steps_lower_the_loss():
     torch.manual_seed(0)
-    model = MixupCAM(tiny_backbone(), 4, 0.2, 0.02, 2e-4).train()
+    model = mixup_cam(0.2, 0.02, 2e-4).train()
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     found = []
     for _ in range(30):
@@ -330,7 +336,7 @@ def test_a_study_trains_it_like_the_baseline_with_its_own_key(tmp_path, monkeypa
     assert not trains("mixup_cam", sweeps={"alpha": [3], "lambda_ent": [1], "lambda_con": [1]})
     for name, value in {"alpha": 1.0, "lambda_ent": 0, "lambda_con": 0, "mix_per": "photo"}.items():
         assert trains("mixup_cam", **{name: value})
-        assert getattr(trained[-1], name) == value
+        assert getattr(trained[-1].config, name) == value
     assert trains("mixup_cam", variant="thesis")
     assert trained[-1].neck[0].out_channels == 16
     with pytest.raises(ValueError, match=r"mixup_cam\.variant 'release' must be null or one of \['thesis'\]"):

@@ -207,48 +207,33 @@ class AuxSegNet(Method):
     Args:
         backbone: needs a tap of stride 8, the deepest one or another.
         num_classes: foreground classes C.
-        Others as in `AuxSegNetTraining`, by default as released.
     """
 
     stride = STRIDE
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        channels: int = 128,
-        dilations: tuple[int, ...] = (6, 12, 18),
-        dropout: float = 0.5,
-        tasks: tuple[str, ...] = ("cls", "seg", "sal"),
-        affinity: str = "cross",
-        constraints: tuple[str, ...] = ("seg", "sal"),
-        transposed: bool = False,
-        scale_affinity: bool = False,
-        fusion_lr: str = "base",
-    ):
+    def __init__(self, backbone: Backbone, num_classes: int, config: AuxSegNetTraining):
         super().__init__()
-        self.backbone, self.affinity, self.constraints = backbone, affinity, constraints
-        self.transposed = transposed
-        self.base_lr_layers = ("fusion.",) if fusion_lr == "base" else ()
+        self.backbone, self.config = backbone, config
+        self.base_lr_layers = ("fusion.",) if config.fusion_lr == "base" else ()
         self.fine = backbone.tap_at(STRIDE)
         taps = {self.fine, len(backbone.channels) - 1}  # one and the same on ResNet-38
         inputs = sum(backbone.channels[tap] for tap in taps)
-        refined = {"none": (), "seg": ("seg",), "cross": ("seg", "sal")}[affinity]
-        self.dropout = nn.Dropout2d(dropout)
+        refined = {"none": (), "seg": ("seg",), "cross": ("seg", "sal")}[config.affinity]
+        self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = (
-            nn.Conv2d(backbone.channels[-1], num_classes, 1, bias=False) if "cls" in tasks else None
+            nn.Conv2d(backbone.channels[-1], num_classes, 1, bias=False) if "cls" in config.tasks else None
         )
         self.branches = nn.ModuleDict(
             {
                 task: DenseBranch(
-                    inputs, channels, outputs, dilations,
-                    TaskAffinity(channels, scale_affinity) if task in refined else None,
+                    inputs, config.channels, outputs, config.dilations,
+                    TaskAffinity(config.channels, config.scale_affinity) if task in refined else None,
                 )
                 for task, outputs in (("seg", num_classes + 1), ("sal", 1))
-                if task in tasks
+                if task in config.tasks
             }
         )  # fmt: skip
-        self.fusion = AffinityFusion() if affinity == "cross" else None
+        self.fusion = AffinityFusion() if config.affinity == "cross" else None
 
     def on_grid(self, deepest: Tensor, taps: list[Tensor]) -> Tensor:
         """Maps on the cells of the deepest tap -> on the stride-8 cells of the dense branches."""
@@ -260,7 +245,7 @@ class AuxSegNet(Method):
 
     def predictions(self, taps: list[Tensor]) -> Predictions:
         """(C1) to (C5) on the taps of the trunk."""
-        trunk = self.on_grid(taps[-1], taps)
+        config, trunk = self.config, self.on_grid(taps[-1], taps)
         if self.fine != len(taps) - 1:
             trunk = torch.cat([taps[self.fine], trunk], 1)
         logits, affinities = {}, {}
@@ -273,7 +258,7 @@ class AuxSegNet(Method):
         refined = {}
         if affinities:
             refined = {
-                task: propagate(affinities[self.affinity], maps, self.transposed)
+                task: propagate(affinities[config.affinity], maps, config.transposed)
                 for task, maps in logits.items()
             }
         return Predictions(logits, affinities, refined)
@@ -286,13 +271,13 @@ class AuxSegNet(Method):
         """
         taps = self.backbone(batch["image"])
         found = self.predictions(taps)
-        parts = dense_losses(found, batch, self.constraints)
+        parts = dense_losses(found, batch, self.config.constraints)
         if self.classifier is not None:
             logits = self.classifier(global_average_pool(self.dropout(taps[-1]))[..., None, None]).flatten(1)
             parts["L_cls"] = classification_loss(logits, batch["label"])
         health = {}
         if found.affinities:
-            health["entropy ratio"] = entropy_ratio(found.affinities[self.affinity].detach())
+            health["entropy ratio"] = entropy_ratio(found.affinities[self.config.affinity].detach())
         return {"loss": sum(parts.values()), **parts, **health}
 
     def class_maps(self, images: Tensor) -> Tensor:
@@ -308,9 +293,9 @@ class AuxSegNet(Method):
         taps = self.backbone(images)
         cam = self.on_grid(self.classifier(taps[-1]).relu(), taps)
         cam = cam / (cam.amax((2, 3), keepdim=True) + 1e-5)
-        if self.affinity == "none":
+        if self.config.affinity == "none":
             return cam
-        return propagate(self.predictions(taps).affinities[self.affinity], cam, self.transposed)
+        return propagate(self.predictions(taps).affinities[self.config.affinity], cam, self.config.transposed)
 
     def task_maps(self, images: Tensor, task: str) -> Tensor:
         """P_t^ref, logits, or P_t without an affinity: (B, 3, H, W) normalised -> (B, K or 1, h, w)."""
@@ -644,15 +629,12 @@ def photo_affinities(study: Study, network: Artifact, id: str) -> dict[str, np.n
     return {name: each[0].reshape(*grid, *grid).cpu().numpy() for name, each in found.items()}
 
 
-ARCHITECTURE = set(AuxSegNetTraining.model_fields) - {*Schedule.model_fields, "scale", "jitter", "backbone"}
 RECIPE = Recipe(
     name="auxsegnet",
     paper_name="AuxSegNet",
     config=AuxSegNetTraining,
     section=AuxSegNetSection,
-    build=lambda config, backbones, classes: AuxSegNet(
-        backbones(config.backbone), classes, **config.model_dump(include=ARCHITECTURE)
-    ),
+    build=lambda config, backbones, classes: AuxSegNet(backbones(config.backbone), classes, config),
     supervision="I+S",
     run=run,
     gives="masks",

@@ -7,7 +7,7 @@ a class lie close to its own centre (L_con). No code was released; what the text
 `MixupTraining`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AliasChoices, Field
@@ -32,19 +32,16 @@ SILENT = 1e-6
 class MixupTraining(CAMClassifier):
     """A CAM classifier's training and Mixup-CAM's losses; the last five are what the paper leaves open."""
 
-    alpha: Positive  # of Beta(alpha, alpha), which the share of each photo in a mixture is drawn from
-    lambda_ent: NonNegative  # weight of the entropy; 0 switches it off
-    lambda_con: NonNegative  # weight of the concentration, in cells of stride 8; 0 switches it off
+    alpha: Positive  # of Beta(alpha, alpha) in equation 2.2; the higher, the more even the mixtures
+    lambda_ent: NonNegative  # of equation 2.5, weight of the entropy; 0 switches it off
+    lambda_con: NonNegative  # of equation 2.5, weight of the concentration, in cells of stride 8; 0: off
+    # one lambda_mix for the batch, as mixup's authors have it, or one for each photo
     mix_per: Literal["batch", "photo"] = Field(validation_alias=AliasChoices("mix_per", "lambda_per"))
+    # P of equation 2.3 of each place, as its shape H x W says, or of the photo, as its argument reads
     entropy_of: Literal["places", "photo"]
-    entropy_maximum: Literal["photo", "place"]
-    concentration_weights: Literal["equal", "label"]
+    entropy_maximum: Literal["photo", "place"]  # as in `entropy_loss`
+    concentration_weights: Literal["equal", "label"]  # as in `concentration_loss`
     concentration_reduction: Literal["sum", "mean"]
-
-    @property
-    def objective(self) -> dict[str, Any]:
-        """The arguments of `MixupCAM` that are not about its layers."""
-        return self.model_dump(include=set(MixupTraining.model_fields) - set(CAMClassifier.model_fields))
 
 
 class MixupSweeps(Section):
@@ -164,55 +161,29 @@ def concentration_loss(
 
 
 class MixupCAM(ActivationNet, Method):
-    """A CAM classifier that learns from mixed photos. In evaluation it is a `CAM`: nothing is mixed.
+    """A CAM classifier that learns from mixed photos. In evaluation it is a `CAM`: nothing is mixed."""
 
-    Args:
-        backbone, num_classes: as in `ActivationNet`.
-        alpha: of the Beta distribution in equation 2.2; the higher, the more even the mixtures.
-        lambda_ent, lambda_con: of equation 2.5; 0 switches the term off.
-        mix_per: one lambda_mix for the "batch", as mixup's authors have it, or one for each "photo".
-        entropy_of: P of equation 2.3 at each of the "places", as its shape H x W says, or of the whole
-            "photo", as the argument G(E(I')) reads.
-        entropy_maximum: as in `entropy_loss`.
-        concentration_weights, concentration_reduction: as in `concentration_loss`.
-        options: `dropout`, `xavier` and `head_channels` of `ActivationNet`. The thesis has a 3x3 convolution
-            of 512 channels.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        alpha: float,
-        lambda_ent: float,
-        lambda_con: float,
-        mix_per: Literal["batch", "photo"] = "batch",
-        entropy_of: Literal["places", "photo"] = "places",
-        entropy_maximum: Literal["photo", "place"] = "photo",
-        concentration_weights: Literal["equal", "label"] = "equal",
-        concentration_reduction: Literal["sum", "mean"] = "sum",
-        **options: float | None,
-    ):
-        super().__init__(backbone, num_classes, **options)
-        self.alpha, self.lambda_ent, self.lambda_con = alpha, lambda_ent, lambda_con
-        self.mix_per, self.entropy_of, self.entropy_maximum = mix_per, entropy_of, entropy_maximum
-        self.concentration = {"weights": concentration_weights, "reduction": concentration_reduction}
+    def __init__(self, backbone: Backbone, num_classes: int, config: MixupTraining):
+        super().__init__(backbone, num_classes, **config.head)
+        self.config = config
 
     def training_step(self, batch: dict[str, Tensor], clock: Clock, phase: str) -> dict[str, Tensor]:
         """Equation 2.5. batch: image (B, 3, H, W), label (B, C) -> loss and its unweighted parts.
 
         All three losses see the maps of one pass, after the dropout if there is any.
         """
-        mixing = draw_mixing(len(batch["image"]), self.alpha, self.mix_per)
+        config = self.config
+        mixing = draw_mixing(len(batch["image"]), config.alpha, config.mix_per)
         labels = mixup(batch["label"], *mixing)
         maps = self.class_maps(mixup(batch["image"], *mixing))
         logits = global_average_pool(maps)
-        places = maps if self.entropy_of == "places" else logits[..., None, None]
+        places = maps if config.entropy_of == "places" else logits[..., None, None]
         l_cls = classification_loss(logits, labels)
-        l_ent = entropy_loss(places, self.entropy_maximum)
-        l_con = concentration_loss(maps, labels, self.stride, **self.concentration)
+        l_ent = entropy_loss(places, config.entropy_maximum)
+        weights, reduction = config.concentration_weights, config.concentration_reduction
+        l_con = concentration_loss(maps, labels, self.stride, weights, reduction)
         return {
-            "loss": l_cls + self.lambda_ent * l_ent + self.lambda_con * l_con,
+            "loss": l_cls + config.lambda_ent * l_ent + config.lambda_con * l_con,
             "L_cls": l_cls,
             "L_ent": l_ent,
             "L_con": l_con,
@@ -224,7 +195,5 @@ RECIPE = Recipe(
     paper_name="Mixup-CAM",
     config=MixupTraining,
     section=MixupSection,
-    build=lambda config, backbones, classes: MixupCAM(
-        backbones(), classes, **config.objective, **config.head
-    ),
+    build=lambda config, backbones, classes: MixupCAM(backbones(), classes, config),
 )
