@@ -110,6 +110,8 @@ class Scenes(Section):
 
 
 class BackboneConfig(Section):
+    """The network below a head, as `models.backbones.build_backbone` takes it."""
+
     name: str
     weights: str  # "imagenet", "random" or a file
     output_stride: Literal[8, 16, 32]
@@ -141,6 +143,8 @@ class Optimiser(Section):
 
 
 class Schedule(Section):
+    """A training: its length, batches, crops and optimiser."""
+
     epochs: PositiveInt
     batch: PositiveInt
     crop: PositiveInt  # side of the square training crop in pixels
@@ -152,6 +156,8 @@ class Schedule(Section):
 
 
 class Classifier(Schedule):
+    """Training of a classifier, and how its photos are varied."""
+
     long_side: Annotated[
         tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)
     ]  # the photo's long side is drawn from this range
@@ -159,6 +165,8 @@ class Classifier(Schedule):
 
 
 class CAMClassifier(Classifier):
+    """The classifier that class activation maps are read from."""
+
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of whole channels, before the pooling
     xavier: bool = False  # initial weights of the last layer; torch's if off
     head_channels: PositiveInt | None = None  # of a 3x3 convolution before the pooling; None: no such layer
@@ -231,6 +239,8 @@ class IRN(Schedule):
 
 
 class Segmentation(Schedule):
+    """The network that learns from pseudo labels, its training and its test."""
+
     scale: Range | Annotated[tuple[Positive, ...], Field(min_length=3)]  # any between two, or one of more
     channels: PositiveInt | None  # width of the head; None for deeplab_v2, which has none
     crf: CRFName  # at test time
@@ -250,6 +260,8 @@ class Segmentation(Schedule):
 
 
 class ResponseMaps(Section):
+    """Passes over a photo that make its score maps, and how these are kept."""
+
     scales: Scales
     flip: bool
     stride: Literal[1, 2, 4, 8]  # pixels per cell of the maps on disk
@@ -275,10 +287,13 @@ class RandomWalk(Section):
 
 
 class Scores(Section):
+    """Thresholds at which maps become masks to be scored: a fixed one, and a sweep that holds it."""
+
     fixed_threshold: Fraction
     sweep: tuple[Fraction, Fraction, Positive]  # first, last, step
 
     def thresholds(self) -> list[float]:
+        """The values of the sweep, ascending, rounded to six decimals."""
         first, last, step = self.sweep
         return [round(first + i * step, 6) for i in range(round((last - first) / step) + 1)]
 

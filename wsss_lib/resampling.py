@@ -1,8 +1,9 @@
 """Moving maps between grids of cells without shifting them.
 
 Cell i of a grid of stride s covers the pixels [i s, (i + 1) s) and its value stands at the centre
-(i + 1/2) s. Every resize in the project goes through these functions, so that maps, flips and masks
-stay aligned also where the size of a photo is no multiple of the stride.
+(i + 1/2) s. Score maps are resized and labels brought to cells by these functions, so that maps, flips and
+masks stay aligned also where the size of a photo is no multiple of the stride. Networks and losses resize by
+torch's `interpolate`, whose bilinear mode has the same centres.
 """
 
 from __future__ import annotations

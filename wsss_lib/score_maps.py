@@ -28,6 +28,7 @@ class ScoreMaps:
         return maps if self.stride == 1 else to_pixels(maps, self.stride, self.size)
 
     def save(self, path: Path) -> None:
+        """Write the four fields to an .npz file, the maps as float16."""
         np.savez_compressed(
             path,
             classes=self.classes.astype(np.int16),

@@ -7,9 +7,9 @@ import pytest
 from conftest import save_mask
 from PIL import Image
 
-from wsss_lib.crf import CRF_PARAMETERS, WIDEST
+from wsss_lib.crf import CRF_PARAMETERS, WIDEST, widest_side
 from wsss_lib.data import check as checks
-from wsss_lib.data.check import LONGEST_NAME, NARROWEST, check, check_agreement, contradictions
+from wsss_lib.data.check import LONGEST_NAME, check, check_agreement, contradictions
 from wsss_lib.data.folder import from_folder
 from wsss_lib.data.voc import VOCDataset
 from wsss_lib.runtime.files import save_atomically
@@ -142,10 +142,10 @@ def test_photos_that_fail_hours_later_are_found_by_their_headers(own):
         sentences = said(own, severity, **options)
         assert any(all(part in sentence for part in parts) for sentence in sentences), sentences
 
-    Image.new("L", (NARROWEST + 1, 1)).save(photos / "wide.png")
-    Image.new("L", (NARROWEST, 1)).save(photos / "just.png")
+    Image.new("L", (WIDEST + 1, 1)).save(photos / "wide.png")
+    Image.new("L", (WIDEST, 1)).save(photos / "just.png")
     expect("error", "1 photos (the first: wide.png) have a side of more than 3600 pixels", "scale them down.")
-    assert not any("CRF takes" in s for s in said(own, "error", widest=3 * NARROWEST))
+    assert not any("CRF takes" in s for s in said(own, "error", widest=3 * WIDEST))
     expect("error", "2 photos (the first: just.png) have more than 2272 pixels", memory=220 * 2272)
     expect("error", "have more than 2272 pixels", memory=2 * 220 * 2272, processes=2)
     expect("error", "have more than 2272 pixels", memory=1000 * 2272, processes=2, bytes_a_pixel=1000)
@@ -174,7 +174,7 @@ def test_the_longest_name_is_that_of_a_file_which_can_still_be_written(tmp_path)
 
 
 def test_the_width_is_that_of_the_narrowest_published_kernel():
-    assert NARROWEST == WIDEST * min(p.gaussian_sxy for p in CRF_PARAMETERS.values())
+    assert min(widest_side(name) for name in CRF_PARAMETERS) == WIDEST
 
 
 def test_what_is_passed_over_is_counted_where_the_links_lead(own):

@@ -111,6 +111,17 @@ def test_damaged_metadata_are_passed_over(tmp_path):
         assert read_image_size(path) == read_image(path).shape[:2] == (16, 24)
 
 
+def test_the_orientation_is_applied_though_another_entry_is_damaged(tmp_path):
+    """`PIL.ImageOps.exif_transpose` fails here: it writes the other entries anew."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0128] = 6, 2
+    whole = exif.tobytes()
+    damaged = whole.replace(b"\x01\x28\x00\x03", b"\x01\x28\x00\x02")  # a number said to be a text
+    assert damaged != whole
+    path = saved(Image.new("RGB", (24, 16)), tmp_path / "a.jpg", exif=damaged)
+    assert read_image_size(path) == read_image(path).shape[:2] == (24, 16)
+
+
 def test_a_photo_beyond_what_pillow_opens_is_a_sentence(tmp_path, monkeypatch):
     path = saved(Image.new("RGB", (24, 16)), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

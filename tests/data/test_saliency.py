@@ -120,9 +120,9 @@ def test_foreground_iou_is_that_of_a_loop():
     both = either = 0
     for s, t in zip(saliency.ravel(), truth.ravel(), strict=True):
         if t != 255:
-            both += (s > 0.3) and (t > 0)
-            either += (s > 0.3) or (t > 0)
-    assert foreground_iou(saliency, truth, 0.3) == pytest.approx(both / either)
+            both += (s > 0.5) and (t > 0)
+            either += (s > 0.5) or (t > 0)
+    assert foreground_iou(saliency, truth) == pytest.approx(both / either)
     assert np.isnan(foreground_iou(np.zeros((2, 2)), np.zeros((2, 2), int)))
 
 

@@ -126,8 +126,6 @@ def test_a_full_check_believes_nothing(folder, reads, monkeypatch):
     store = next(digest.store().iterdir())
     store.write_text(store.read_text().replace(sha(file), "a lie"))
     assert file_digests([file]) == {file: "a lie"}
-    assert file_digests([file], full=True) == {file: sha(file)}
-    store.write_text(store.read_text().replace(sha(file), "a lie"))
     forget(monkeypatch)
     monkeypatch.setenv("WSSS_FULL_CHECK", "1")
     assert file_digests([file]) == {file: sha(file)}
@@ -162,8 +160,9 @@ def test_files_that_are_gone_leave_the_store(folder, reads):
 def test_a_missing_file_is_named(folder, reads):
     file_digests([folder / "a.png"])
     (folder / "a.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.png"):
-        file_digests([folder / "a.png"])
+    for name in ("a.png", "never_seen.png"):
+        with pytest.raises(FileNotFoundError, match=name):
+            file_digests([folder / name])
 
 
 def test_processes_side_by_side_agree(folder, tmp_path):

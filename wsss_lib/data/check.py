@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wsss_lib.crf import WIDEST
 from wsss_lib.data.labels import read_label_table
 from wsss_lib.data.layout import LISTS, check_disjoint, drawn, read_lists
 from wsss_lib.data.photos import PHOTOS, open_image, photo_files, said_orientation, upright_size
@@ -17,9 +18,6 @@ from wsss_lib.runtime.files import UNFINISHED
 
 LONGEST_NAME = 255 - len(f"..npz{UNFINISHED}{32 * '0'}.npz")
 """Bytes of an id: the temporary files of its maps have the longest names, of 255 that file systems allow."""
-NARROWEST = 3600
-"""Longest side in pixels that a dense CRF takes with a kernel of one pixel, as DeepLab-v2's has (see
-`wsss_lib.crf.WIDEST`); a kernel of three, as psa's, takes three times as much."""
 LOOKED_AT = 200
 """Masks that are compared with the labels, chosen by hash: a slip of ids is in most of them."""
 PICTURES = (
@@ -81,7 +79,7 @@ def check(
     root: str | Path,
     labels: str | Path | None = None,
     classes: Sequence[str] | str | None = None,
-    widest: int = NARROWEST,
+    widest: int = WIDEST,
     memory: int | None = None,
     processes: int = 1,
     bytes_a_pixel: int = 0,
@@ -95,7 +93,8 @@ def check(
         labels: source of the image labels as in `VOCDataset`; None takes labels.csv or labels.npz of the
             folder, else "masks".
         classes: those to keep; None keeps all.
-        widest: longest side in pixels that the CRF of the preset takes.
+        widest: longest side in pixels that the CRF of the preset takes; as it is, with a kernel of one
+            pixel, as DeepLab-v2's has (psa's of three takes three times as much).
         memory: bytes of the machine; None asks the system.
         processes: CRFs side by side; bytes_a_pixel: of memory that a network takes for a photo.
 

@@ -107,17 +107,10 @@ def _outlines(pixels: np.ndarray) -> list[list[tuple[int, int]]]:
 
 def run_lengths(region: Region, size: tuple[int, int]) -> dict[str, Any]:
     """COCO's compressed run lengths of a region in a photo of `size` (H, W)."""
-    height, width = size
-    columns, rows = np.nonzero(region.pixels.T)
-    places = (columns + region.left) * height + rows + region.top
-    starts, ends = (
-        places[np.diff(places, prepend=-2) > 1],
-        places[np.diff(places, append=height * width + 1) > 1],
-    )
-    bounds = np.stack([starts, ends + 1], axis=1).ravel()
-    counts = np.diff(np.concatenate([[0], bounds, [height * width]]))
-    packed = rle_codec.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": packed["counts"].decode()}
+    height, width = region.pixels.shape
+    full = np.zeros(size, np.uint8, order="F")
+    full[region.top : region.top + height, region.left : region.left + width] = region.pixels
+    return {"size": list(size), "counts": rle_codec.encode(full)["counts"].decode()}
 
 
 # --- COCO --------------------------------------------------------------------------------------------------

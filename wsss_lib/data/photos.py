@@ -10,6 +10,7 @@ from PIL import Image
 PHOTOS = (".jpg", ".jpeg", ".png")
 """Endings of the files that count as photos, in small letters."""
 _EXIF_ORIENTATION = 0x0112
+# PIL.ImageOps.exif_transpose also writes the other metadata anew, and fails where these are damaged
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

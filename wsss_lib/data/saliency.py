@@ -104,12 +104,12 @@ def _ellipse(size: tuple[int, int], draw: np.random.Generator) -> np.ndarray:
     return (y[:, None] ** 2 + x**2 <= 1).astype(float)
 
 
-def foreground_iou(saliency: np.ndarray, truth: np.ndarray, threshold: float = 0.5) -> float:
-    """IoU of saliency (H, W) above the threshold and any class of the mask (H, W); 255 does not count.
+def foreground_iou(saliency: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of saliency (H, W) above 0.5 and any class of the mask (H, W); 255 does not count.
 
     NaN where both are empty.
     """
     counted = truth != IGNORE
-    seen, there = saliency[counted] > threshold, truth[counted] > 0
+    seen, there = saliency[counted] > 0.5, truth[counted] > 0
     union = (seen | there).sum()
     return float((seen & there).sum() / union) if union else float("nan")

@@ -74,6 +74,7 @@ class Splits:
 
     @cached_property
     def val(self) -> VOCDataset:
+        """Photos to score on: the list val."""
         return self._read("val")
 
     @cached_property

@@ -23,8 +23,7 @@ def classification_transform(
     crop: int,
     mean: Sequence[float],
     std: Sequence[float],
-    jitter: bool | Sequence[float] = True,
-    flip: bool = True,
+    jitter: bool = True,
 ) -> v2.Compose:
     """Augmentation of classifier training, in the order of psa.
 
@@ -35,8 +34,7 @@ def classification_transform(
         long_side: inclusive range of the long side, in pixels.
         crop: side of the square output.
         mean, std: colour statistics of a backbone, for values in [0, 1].
-        jitter: True for `PSA_JITTER`, False for none, or (brightness, contrast, saturation, hue).
-        flip: mirror half of the images.
+        jitter: whether the colours are changed, by `PSA_JITTER`.
 
     Returns:
         A callable from a tv_tensors.Image (3, H, W) uint8 to a tensor (3, crop, crop) float32.
@@ -47,7 +45,7 @@ def classification_transform(
     return v2.Compose(
         [
             RandomLongSide(*long_side),
-            *_flip(flip),
+            v2.RandomHorizontalFlip(),
             *_jitter(jitter),
             *_normalise(mean, std),
             PlacedCrop(crop),
@@ -57,7 +55,7 @@ def classification_transform(
 
 
 def affinity_transform(
-    crop: int, mean: Sequence[float], std: Sequence[float], jitter: bool | Sequence[float] = True
+    crop: int, mean: Sequence[float], std: Sequence[float], jitter: bool = True
 ) -> v2.Compose:
     """Augmentation of AffinityNet training, in the order of psa.
 
@@ -73,7 +71,7 @@ def affinity_transform(
             *_jitter(jitter),
             PlacedCrop(crop, mask_fill=0),
             *_normalise(mean, std),
-            *_flip(True),
+            v2.RandomHorizontalFlip(),
             v2.ToPureTensor(),
         ]
     )
@@ -84,8 +82,7 @@ def segmentation_transform(
     crop: int,
     mean: Sequence[float],
     std: Sequence[float],
-    jitter: bool | Sequence[float] = False,
-    flip: bool = True,
+    jitter: bool = False,
 ) -> v2.Compose:
     """Augmentation of DeepLab training (Chen et al., PAMI 2018).
 
@@ -106,7 +103,7 @@ def segmentation_transform(
     return v2.Compose(
         [
             (RandomScale if len(scale) == 2 else ChosenScale)(*scale),
-            *_flip(flip),
+            v2.RandomHorizontalFlip(),
             *_jitter(jitter),
             *_normalise(mean, std),
             PlacedCrop(crop),
@@ -175,20 +172,13 @@ class PlacedCrop(v2.RandomCrop):
     uniform over the canvas.
     """
 
-    def __init__(self, size: int, image_fill: float = 0, mask_fill: float = IGNORE):
-        fill = {tv_tensors.Mask: mask_fill, "others": image_fill}
-        super().__init__(size, pad_if_needed=True, fill=fill)
+    def __init__(self, size: int, mask_fill: float = IGNORE):
+        super().__init__(size, pad_if_needed=True, fill={tv_tensors.Mask: mask_fill, "others": 0})
 
 
 def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
-def _flip(on: bool) -> list[v2.Transform]:
-    return [v2.RandomHorizontalFlip()] if on else []
-
-
-def _jitter(strength: bool | Sequence[float]) -> list[v2.Transform]:
-    if strength is False:
-        return []
-    return [v2.ColorJitter(*(PSA_JITTER if strength is True else strength))]
+def _jitter(on: bool) -> list[v2.Transform]:
+    return [v2.ColorJitter(*PSA_JITTER)] if on else []

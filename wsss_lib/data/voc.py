@@ -210,28 +210,24 @@ class VOCDataset:
     def _is_empty(self, id: str) -> bool:
         return id in self._row and not self.label(id).any()  # NaN, an unknown label, counts as true
 
-    def fingerprint(self, full: bool = False) -> str:
+    def fingerprint(self) -> str:
         """SHA-256 of what learning and inference read: ids, classes, labels and the photos' content.
 
         The same wherever the root lies. Masks are in it only where the labels were read from them.
-
-        full: read every photo again, as in `file_digests`.
         """
-        digests = file_digests([self._images[id] for id in self.ids], full=full)
+        digests = file_digests([self._images[id] for id in self.ids])
         content = [self.ids, self.classes, [digests[self._images[id]] for id in self.ids]]
         digest = hashlib.sha256(json.dumps(content).encode())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
-    def truth_fingerprint(self, full: bool = False) -> str:
+    def truth_fingerprint(self) -> str:
         """SHA-256 of what scoring reads: the masks' content, and what their ids and colours mean.
 
         Beside `fingerprint` in the key of scores, and in no other: a mask more trains nothing again.
-
-        full: read every mask again.
         """
         masks = {id: self._masks[id] for id in self.ids if id in self._masks}
-        digests = file_digests(masks.values(), full=full)
+        digests = file_digests(masks.values())
         content = [
             [[id, digests[masks[id]] if id in masks else None, self._is_empty(id)] for id in self.ids],
             self.classes,
@@ -417,7 +413,7 @@ def _find_list(root: Path, split: str) -> Path:
 
 
 def _read_list(path: Path) -> list[str]:
-    ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    ids = read_ids(path.read_text("utf-8-sig"))
     if not ids:
         raise ValueError(f"The list {path} is empty; write one image id a line.")
     if len(set(ids)) < len(ids):

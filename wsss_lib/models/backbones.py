@@ -341,6 +341,11 @@ def weights_digest(name: str, path: Path, algorithm: str = "sha256") -> str:
 
 
 def require_file(name: str, path: Path) -> None:
+    """Refuse a weights file of network `name` that is not there.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"No weights file at {path}; {remedy(name, 'check the path')}.")
 

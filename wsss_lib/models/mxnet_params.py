@@ -46,7 +46,11 @@ class Content:
         self.data, self.at = data, 0
 
     def numbers(self, dtype: str, count: int) -> np.ndarray:
-        """The next `count` numbers."""
+        """The next `count` numbers, (count,) of numpy's `dtype`.
+
+        Raises:
+            ValueError: the file ends before.
+        """
         end = self.at + count * np.dtype(dtype).itemsize
         if not self.at <= end <= len(self.data):
             raise ValueError(f"it ends after {len(self.data)} bytes where {end} are announced")
@@ -55,9 +59,15 @@ class Content:
         return values
 
     def integer(self, dtype: str) -> int:
+        """The next number, of numpy's `dtype`; errors as of `numbers`."""
         return int(self.numbers(dtype, 1)[0])
 
     def array(self) -> Tensor:
+        """The next array, of its own shape and type.
+
+        Raises:
+            ValueError: it is sparse or of an unknown type, or the file ends before.
+        """
         first = self.integer("<u4")
         if first == V2 and self.integer("<i4") != 0:
             raise ValueError("it holds a sparse array")

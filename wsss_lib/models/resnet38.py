@@ -81,7 +81,9 @@ class ResNet38(nn.Module):
 class Basic(nn.Module):
     """Two 3x3 convolutions; returns the sum with the shortcut, and the activated input."""
 
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int = 1, dilations=(1, 1)):
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, stride: int = 1, dilations: tuple[int, int] = (1, 1)
+    ):
         super().__init__()
         first, second = dilations
         self.bn_branch2a = nn.BatchNorm2d(inputs)
@@ -93,6 +95,7 @@ class Basic(nn.Module):
             self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs, H, W) -> (B, outputs, ceil(H/stride), ceil(W/stride)) and (B, inputs, H, W)."""
         active = F.relu(self.bn_branch2a(x))
         shortcut = self.conv_branch1(active) if self.projects else x
         y = self.conv_branch2a(active)
@@ -116,6 +119,7 @@ class Bottleneck(nn.Module):
         self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs, H, W) -> (B, outputs, H, W) and (B, inputs, H, W)."""
         active = F.relu(self.bn_branch2a(x))
         y = self.conv_branch2a(active)
         y = self.conv_branch2b1(self.dropout_2b1(F.relu(self.bn_branch2b1(y))))

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from wsss_lib.runtime.errors import AGAIN
 from wsss_lib.runtime.files import locked, remove_leftovers, save_atomically
 from wsss_lib.runtime.launch import is_main, launched, main_says, wait_for
 
@@ -68,6 +69,7 @@ class Folder:
         return self.path.parent.name
 
     def file(self, name: str) -> Path:
+        """Path of a file of the folder, whether it is there or not."""
         return self.path / name
 
     def read(self, name: str, load: Callable[[Path], T]) -> T:
@@ -79,10 +81,7 @@ class Folder:
         try:
             return load(self.file(name))
         except Exception as error:
-            raise ValueError(
-                f"{self.file(name)} is missing or damaged ({error}); delete its folder, and the next run "
-                "computes it again."
-            ) from error
+            raise ValueError(f"{self.file(name)} is missing or damaged ({error}); {AGAIN}") from error
 
     def provenance(self) -> dict[str, Any]:
         """Stage, configuration, inputs, libraries, commit, device, seconds.

@@ -3,8 +3,8 @@
 A digest is remembered together with the file's size, dates and inode, in this process and in small files of
 the user's cache folder (`store`), one for each folder of data; nothing is written beside the data. A file
 that changed within the last two seconds is read again next time, since two changes may have one date. A tool
-that sets dates and inode back after an edit would deceive it: WSSS_FULL_CHECK=1 in the environment, or
-`full=True`, reads every file again.
+that sets dates and inode back after an edit would deceive it: WSSS_FULL_CHECK=1 in the environment has every
+process read every file again.
 """
 
 import hashlib
@@ -34,32 +34,27 @@ def store() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss_lib" / "digests"
 
 
-def file_digests(
-    paths: Iterable[str | Path], algorithm: str = "sha256", full: bool = False
-) -> dict[Path, str]:
+def file_digests(paths: Iterable[str | Path], algorithm: str = "sha256") -> dict[Path, str]:
     """Digest of each file, in the order of `paths`; links are followed.
 
     Several files are read side by side. Several processes may do the same: what one has stored while another
     stores is at worst computed again.
 
-    Args:
-        algorithm: of hashlib.
-        full: read every file again.
+    algorithm: of hashlib.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     paths = [Path(path) for path in paths]
     names = {path: os.path.abspath(path) for path in paths}
-    again = full or os.environ.get("WSSS_FULL_CHECK") == "1"
-    if not again:
+    if os.environ.get("WSSS_FULL_CHECK") != "1":
         for folder in {os.path.dirname(name) for name in names.values()}:
             _load(folder)
     found: dict[Path, str] = {}
     unread = []
     for path, name in names.items():
         signature, digest = _known.get((name, algorithm), (None, ""))
-        if not full and signature == _signature(name):
+        if signature and signature == _signature(name):  # a file that is not there has none
             found[path] = digest
         else:
             unread.append(path)
@@ -78,19 +73,17 @@ def file_digests(
     return {path: found[path] for path in paths}
 
 
-def content_fingerprint(paths: Iterable[str | Path], full: bool = False) -> str:
+def content_fingerprint(paths: Iterable[str | Path]) -> str:
     """SHA-256 of the content of files and folders, wherever they lie, whatever their dates.
 
     A folder stands for all files below it, with their names in it; files and folders whose name begins with a
     dot are left out. What is not there counts as such, so that its appearing is a change. The order of
     `paths` counts.
 
-    Args:
-        paths: such as lists, annotations, a label table, weights, a folder of saliency maps, a preset.
-        full: read every file again.
+    paths: such as lists, annotations, a label table, weights, a folder of saliency maps, a preset.
     """
     parts = [_files_below(Path(path)) for path in paths]
-    digests = file_digests([path for part in parts for path in part.values()], full=full)
+    digests = file_digests([path for part in parts for path in part.values()])
     content = [[[name, digests[path]] for name, path in part.items()] for part in parts]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -115,6 +115,18 @@ class Scene:
     context: str
 
 
+def check_size(image_size: tuple[int, int]) -> None:
+    """Refuse a picture, (height, width) in pixels, that is too small to draw in.
+
+    Raises:
+        ValueError: it is.
+    """
+    if min(image_size) < 48:
+        raise ValueError(
+            f"image_size {tuple(image_size)} is too small to draw in; use at least 48 x 48 pixels."
+        )
+
+
 def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int]) -> Scene:
     """Draw picture `index` of a split; the result depends on nothing but the arguments.
 
@@ -124,11 +136,8 @@ def draw_scene(seed: int, split: str, index: int, image_size: tuple[int, int]) -
     Raises:
         ValueError: the picture is too small.
     """
+    check_size(image_size)
     height, width = image_size
-    if min(height, width) < 48:
-        raise ValueError(
-            f"image_size {tuple(image_size)} is too small to draw in; use at least 48 x 48 pixels."
-        )
     aspect = width / height
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     context, cast = _cast(rng)

@@ -32,8 +32,9 @@ import pandas as pd
 from joblib import delayed
 from PIL import Image
 
+from wsss_lib.data.layout import list_path, write_lines, write_text
 from wsss_lib.data.masks import save_mask
-from wsss_lib.data.scenes.composition import CLASSES, Scene, SceneObject, draw_scene
+from wsss_lib.data.scenes.composition import CLASSES, Scene, SceneObject, check_size, draw_scene
 from wsss_lib.runtime.files import save_atomically
 from wsss_lib.runtime.workers import pool
 
@@ -75,10 +76,7 @@ def generate_scenes(
         raise ValueError(
             f"sizes {dict(sizes)} must give each split at least one picture, as in {{'train': 400}}."
         )
-    if min(image_size) < 48:
-        raise ValueError(
-            f"image_size {tuple(image_size)} is too small to draw in; use at least 48 x 48 pixels."
-        )
+    check_size(image_size)
     if root.exists() and not root.is_dir():
         raise NotADirectoryError(f"Scenes cannot be written to {root}, which is a file; name a folder.")
     for folder in (*FOLDERS, "ImageSets/Segmentation"):
@@ -89,7 +87,7 @@ def generate_scenes(
             raise ValueError(
                 f"{root} holds scenes of another seed, image size or drawing; choose an empty folder."
             )
-    save_atomically(partial(_write_text, json.dumps(origin)), root / "origin.json")
+    write_text(json.dumps(origin), root / "origin.json")
 
     ids = {split: [f"{split}_{index:05d}" for index in range(n)] for split, n in sizes.items()}
     missing = [
@@ -101,9 +99,9 @@ def generate_scenes(
     pool(processes)(
         delayed(_write_scene)(root, seed, split, index, tuple(image_size)) for split, index in missing
     )
-    lists = {f"ImageSets/Segmentation/{split}.txt": names for split, names in ids.items()}
-    for file, lines in {**lists, "classes.txt": CLASSES}.items():
-        save_atomically(partial(_write_text, "".join(f"{line}\n" for line in lines)), root / file)
+    for split, names in ids.items():
+        write_lines(names, list_path(root, split))
+    write_lines(CLASSES, root / "classes.txt")
     _write_tables(root, [name for names in ids.values() for name in names])
 
 
@@ -128,7 +126,7 @@ def _write_scene(root: Path, seed: int, split: str, index: int, image_size: tupl
         "SegmentationClass": partial(save_mask, scene.mask),
         "SegmentationPart": partial(save_mask, scene.parts),
         "Saliency": salient.save,
-        "Annotations": partial(_write_text, json.dumps(note)),
+        "Annotations": lambda path: path.write_text(json.dumps(note)),
     }
     for folder, suffix in FOLDERS.items():
         save_atomically(write[folder], root / folder / f"{split}_{index:05d}{suffix}")
@@ -137,10 +135,6 @@ def _write_scene(root: Path, seed: int, split: str, index: int, image_size: tupl
 def _row(item: SceneObject) -> dict[str, str | int | float]:
     """A row of objects.csv."""
     return {("class" if name == "class_name" else name): value for name, value in asdict(item).items()}
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text)
 
 
 def object_traits(root: Path) -> pd.DataFrame:
