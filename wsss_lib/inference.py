@@ -9,6 +9,8 @@ On such photos 0.6 to 1.8 % of the pixels get another label; where all scaled si
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +59,11 @@ MIN_MAX = MapRule("min-max", min_max)
 def passes(scales: Sequence[float], flip: bool) -> str:
     """The forward passes behind a number, in words: "scales 0.5 1 + flip"."""
     return "scales " + " ".join(f"{scale:g}" for scale in scales) + (" + flip" if flip else "")
+
+
+def reading(model: nn.Module, class_maps: Callable[[Tensor], Tensor], **more: Any) -> SimpleNamespace:
+    """What `multi_scale` asks of a network, with other maps in the place of its class maps."""
+    return SimpleNamespace(mean=model.mean, std=model.std, stride=model.stride, class_maps=class_maps, **more)
 
 
 def _class_maps(model: nn.Module, views: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -48,7 +47,15 @@ from wsss_lib.data.saliency import (
 )
 from wsss_lib.data.transforms import RandomScale, normalise, segmentation_transform
 from wsss_lib.data.voc import VOCDataset
-from wsss_lib.inference import MAXIMUM, MapRule, class_probabilities, passes, response_maps, write_maps
+from wsss_lib.inference import (
+    MAXIMUM,
+    MapRule,
+    class_probabilities,
+    passes,
+    reading,
+    response_maps,
+    write_maps,
+)
 from wsss_lib.losses import classification_loss, full_size_loss, global_average_pool
 from wsss_lib.methods.base import (
     BASELINE,
@@ -306,12 +313,6 @@ class AuxSegNet(Method):
         """ "seg", "sal" and "cross", those it has: (B, 3, H, W) normalised -> (B, N, N) each."""
         return self.predictions(self.backbone(images)).affinities
 
-    def reading(self, maps: Callable[[Tensor], Tensor]) -> SimpleNamespace:
-        """What `inference` asks of a network, with other maps in the place of the class maps."""
-        return SimpleNamespace(
-            mean=self.mean, std=self.std, stride=self.stride, class_maps=maps, fusion="mean of softmax"
-        )
-
     def start_from(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of the stage before, or of the CAM whose trunk and classifier these are."""
         own = self.state_dict()
@@ -568,10 +569,10 @@ def segment(study: Study, network: Artifact, split: str = "val") -> Artifact:
 
     def work(out: Path) -> None:
         model = trained_classifier(study, network)
-        reading = model.reading(lambda images: model.task_maps(images, "seg"))
+        branch = reading(model, partial(model.task_maps, task="seg"), fusion="mean of softmax")
 
         def probabilities(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-            found = class_probabilities(reading, images, section.test_scales, section.test_flip, stride)
+            found = class_probabilities(branch, images, section.test_scales, section.test_flip, stride)
             classes, size = np.arange(found.shape[1]), tuple(images.shape[-2:])
             return [ScoreMaps(classes, maps.cpu().numpy(), size, stride) for maps in found]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,7 +19,7 @@ from wsss_lib.artifacts import Artifact, Setting
 from wsss_lib.config import CAMClassifier, Section
 from wsss_lib.data.examples import ClassificationExamples
 from wsss_lib.data.transforms import classification_transform
-from wsss_lib.inference import MAXIMUM, MapRule, passes, response_maps, write_maps
+from wsss_lib.inference import MAXIMUM, MapRule, passes, reading, response_maps, write_maps
 from wsss_lib.models.backbones import Backbone
 from wsss_lib.models.trainable import Trainable
 from wsss_lib.score_maps import ScoreMaps
@@ -163,9 +162,7 @@ def class_response_maps(
 
     def work(out: Path) -> None:
         trained = trained_classifier(study, classifier)
-        model = SimpleNamespace(
-            mean=trained.mean, std=trained.std, stride=trained.stride, class_maps=getattr(trained, maps_of)
-        )
+        model = reading(trained, getattr(trained, maps_of))
 
         def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
             labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(study.device)

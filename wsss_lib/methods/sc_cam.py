@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -31,7 +30,7 @@ from wsss_lib.artifacts import Artifact, Origin
 from wsss_lib.clustering import ABSENT, sub_categories, sub_labels
 from wsss_lib.config import CAMClassifier, NonNegative
 from wsss_lib.data.examples import photo_tensor
-from wsss_lib.inference import pooled_features, response_maps
+from wsss_lib.inference import pooled_features, reading, response_maps
 from wsss_lib.losses import classification_loss, global_average_pool
 from wsss_lib.methods.base import (
     BASELINE,
@@ -256,9 +255,7 @@ def sub_category_maps(study: Study, seed: int, rounds: int, ids: Sequence[str]) 
     """
     data, config, count = study.labelled("train"), study.config.maps, study.section(RECIPE.name).clusters
     model = trained_classifier(study, study.classifier(RECIPE.name, seed, rounds))
-    finer = SimpleNamespace(
-        mean=model.mean, std=model.std, stride=model.stride, class_maps=model.sub_category_maps
-    )
+    finer = reading(model, model.sub_category_maps)
     labels = sub_labels(assigned(study, seed, rounds), count)
     found = {}
     for id in ids:
