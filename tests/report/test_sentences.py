@@ -138,6 +138,7 @@ def test_orders_are_compared():
     means["net"] = [42.0, 43.0, 41.0]
     assert "SC is first by both, the others change places" in sentences.of_orders(means, "maps", "net", 2)
     assert sentences.of_orders(means[:1], "maps", "net", 1).endswith("One method has no order.")
+    assert sentences.of_orders(means, "maps", "maps", 1) == said[0]
 
 
 def test_mistakes_name_only_the_intervals_that_exclude_0():

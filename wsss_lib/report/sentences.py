@@ -147,7 +147,7 @@ def of_orders(means: pd.DataFrame, first: str, then: str, seeds: int) -> str:
     """Does the order by one column foretell the order by another? Both orders, and the answer.
 
     Args:
-        means: a row a method, columns `first` and `then`.
+        means: a row a method, columns `first` and `then`; where these are one, there is only its order.
     """
     orders = {column: means[column].sort_values(ascending=False, kind="stable") for column in (first, then)}
     lines = [
@@ -156,6 +156,8 @@ def of_orders(means: pd.DataFrame, first: str, then: str, seeds: int) -> str:
     ]
     if len(means) < 2:
         return "\n".join([*lines, "One method has no order."])
+    if first == then:
+        return lines[0]
     before, after = (list(order.index) for order in orders.values())
     answer = "the two orders are the same"
     if before[0] != after[0]:
