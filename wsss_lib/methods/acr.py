@@ -49,7 +49,7 @@ from wsss_lib.losses import at_least_float32, classification_loss, global_averag
 from wsss_lib.methods.base import Backbones, Method, Recipe, train_classifier
 from wsss_lib.models.activation import ActivationNet
 from wsss_lib.models.backbones import Backbone
-from wsss_lib.models.mctformer import MCTformerNet
+from wsss_lib.models.mctformer import MapKind, MCTformerNet
 from wsss_lib.models.reconstructor import Reconstructor, UNet, at_size, class_head, restated
 from wsss_lib.models.trainable import Clock
 from wsss_lib.runtime.cache import arrays
@@ -142,6 +142,12 @@ class ACRViTTraining(Adversarial):
     encoder: BackboneConfig  # of the reconstructor
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     start: Literal["mctformer", "imagenet"]
+
+
+class ACRViTSection(ACRViTTraining):
+    """ACR with a ViT in a preset."""
+
+    maps_of: MapKind  # those that are read out; the attack is on the patches' own
 
 
 # --- equations -------------------------------------------------------------------------------------------
@@ -577,6 +583,7 @@ VIT = Recipe(
     name="acr_vit",
     paper_name="ACR with ViT",
     config=ACRViTTraining,
+    section=ACRViTSection,
     build=build_vit,
     run=run,
     maps=MIN_MAX,

@@ -147,22 +147,24 @@ CLASS_MAPS = "class_maps"
 
 
 def class_response_maps(
-    study: Study, classifier: Artifact, split: str, maps_of: str = CLASS_MAPS
+    study: Study, classifier: Artifact, split: str, maps_of: str | None = None
 ) -> Artifact:
     """Multi-scale response maps of the present classes (the image labels are known).
 
-    maps_of: the method of the network that gives them, of networks with several kinds of maps.
+    maps_of: the method of the network that gives them, of networks with several kinds of maps, whose section
+        names the kind to take for None.
     """
     data, config = study.labelled(split), study.config.maps
     rule = study.recipe(classifier.origin.method).maps
-    kind = {} if maps_of == CLASS_MAPS else {"maps_of": maps_of}
-    stage = f"CAM ({maps_of.replace('_', ' ')})" if kind else "CAM"
+    taken = maps_of or getattr(study.section(classifier.origin.method), "maps_of", CLASS_MAPS)
+    kind = {} if taken == CLASS_MAPS else {"maps_of": taken}
+    stage = f"CAM ({maps_of.replace('_', ' ')})" if maps_of else "CAM"
     origin = classifier.origin.but(split=split, stage=stage, inference=passes(config.scales, config.flip))
     title = origin.title(" ".join(["response maps", *kind.values()]))
 
     def work(out: Path) -> None:
         trained = trained_classifier(study, classifier)
-        model = reading(trained, getattr(trained, maps_of))
+        model = reading(trained, getattr(trained, taken))
 
         def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
             labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(study.device)

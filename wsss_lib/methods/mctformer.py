@@ -24,7 +24,7 @@ from wsss_lib.data.transforms import classification_transform
 from wsss_lib.inference import MIN_MAX
 from wsss_lib.losses import classification_loss
 from wsss_lib.methods.base import Examples, Method, Recipe
-from wsss_lib.models.mctformer import MCTformerNet
+from wsss_lib.models.mctformer import MapKind, MCTformerNet
 from wsss_lib.models.trainable import Clock
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class MCTformerTraining(Classifier):
     drop_path: Annotated[float, Field(ge=0, lt=1)]  # stochastic depth of the last block
     rand_augment: bool  # two changes a photo, at nine tenths of their range
     erasing: Fraction  # share of the crops in which a rectangle becomes noise
+
+
+class MCTformerSection(MCTformerTraining):
+    """MCTformer in a preset."""
+
+    maps_of: MapKind  # those that are read out
 
 
 class MCTformer(MCTformerNet, Method):
@@ -64,6 +70,7 @@ RECIPE = Recipe(
     name="mctformer",
     paper_name="MCTformerV2",
     config=MCTformerTraining,
+    section=MCTformerSection,
     build=lambda config, backbones, classes: MCTformer(backbones(config.backbone), classes, config.drop_path),
     examples=examples,
     maps=MIN_MAX,

@@ -6,6 +6,8 @@ map is a CAM. At test time attention gives two more things: where each class tok
 belong together.
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from wsss_lib.losses import global_average_pool
@@ -15,6 +17,10 @@ from wsss_lib.models.vit import Tokens
 
 LAST_BLOCKS = 3
 """Blocks whose class-to-patch attention counts."""
+
+
+MapKind = Literal["class_maps", "refined_patch_maps", "patch_maps"]
+"""What shapes the patches' maps: class tokens' attention and patches' affinity, the affinity, or nothing."""
 
 
 def class_attention(tokens: Tokens, blocks: int = LAST_BLOCKS) -> Tensor:
@@ -81,10 +87,6 @@ class MCTformerNet(nn.Module):
         """The CAM of the patches: (B, 3, H, W) -> (B, C, h, w), any sign."""
         return self.patch_classifier(self.transformer.tokens(images).patches)
 
-    def fused_maps(self, images: Tensor) -> Tensor:
-        """Patch maps times what the class tokens take from each patch: (B, C, h, w), not below 0."""
-        return self._fused(self.transformer.tokens(images, attention=True))
-
     def refined_patch_maps(self, images: Tensor) -> Tensor:
         """Patch maps along the patches' affinity: (B, C, h, w), not below 0."""
         tokens = self.transformer.tokens(images, attention=True)
@@ -96,7 +98,5 @@ class MCTformerNet(nn.Module):
         Of a view: the maps of several views (flips, scales) are refined each by its own attention and added.
         """
         tokens = self.transformer.tokens(images, attention=True)
-        return propagate(patch_affinity(tokens), self._fused(tokens))
-
-    def _fused(self, tokens: Tokens) -> Tensor:
-        return self.patch_classifier(tokens.patches).relu() * class_attention(tokens)
+        fused = self.patch_classifier(tokens.patches).relu() * class_attention(tokens)
+        return propagate(patch_affinity(tokens), fused)
