@@ -62,12 +62,16 @@ def test_the_slider_shows_the_chosen_epoch(classifier, monkeypatch):
 
     monkeypatch.setattr(reconstructions, "figure_a6", watched)
     page = reconstructions.page(None, classifier)
-    epoch, photo, _ = page.children
+    epoch, photo, picture, errors = page.children
+    first = bytes(picture.value)
     assert (epoch.value, epoch.max) == (3, 3)
     assert [label for label, _ in photo.options] == ["a", "b"]
     epoch.value = 1
     photo.value = 1
     assert shown == [(30, 0), (10, 0), (110, 1)]
+    assert first.startswith(b"\x89PNG")
+    assert bytes(picture.value) != first
+    assert errors.outputs == ()  # a picture displayed there hangs papermill now and then
 
 
 def test_monitors_show_what_a_history_has():

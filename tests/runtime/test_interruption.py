@@ -143,9 +143,7 @@ def test_a_study_killed_again_and_again_ends_with_the_same_bytes(start, whole, t
             return (begun and there >= count) or not process.is_alive()
 
         wait_until(lambda reached=reached, count=count: reached(count))
-        end = (
-            time.monotonic() + seconds
-        )  # of the first run; a faster one must not leave the stage
+        end = time.monotonic() + seconds  # of the first run; a faster one must not leave the stage
         wait_until(lambda r=reached, n=count + 1, end=end: time.monotonic() >= end or r(n))
         if process.is_alive():
             way = ("all", "Ctrl-C", "parent")[number % 3]

@@ -4,14 +4,12 @@
 change nothing that is in its cache.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -24,6 +22,7 @@ from wsss_lib.refinement.affinitynet import affinity_net, photo_affinity, walked
 from wsss_lib.refinement.masks import Background, marginals, with_background
 from wsss_lib.report.pictures import Cell, Heat, Painted, Picture
 from wsss_lib.report.pictures import page as draw_page
+from wsss_lib.report.plots import png
 from wsss_lib.report.selection import present_classes
 from wsss_lib.score_maps import ScoreMaps
 from wsss_lib.study.study import Study
@@ -190,7 +189,7 @@ def page(study: Study, methods: Sequence[str]) -> widgets.Widget:
         chosen = find(method, photo)
         view = look(chosen, Controls(**settings), config, len(names))
         shown = pictures(chosen, view, names)
-        picture.value = _png(draw_page([list(shown.values())], list(shown), names, width=3))
+        picture.value = png(draw_page([list(shown.values())], list(shown), names, width=3))
         each = ", ".join(f"{names[c]} {value:.0f}" for c, value in view.iou.items())
         scores.value = f"IoU on this photo: <b>{view.mean_iou:.1f} %</b> ({each})"
         controls["threshold"].disabled = settings["steps"] > 0
@@ -204,10 +203,3 @@ def _photos(study: Study) -> list[tuple[str, str]]:
     """("id: its classes", id) of the training photos that have a mask."""
     data = study.data.train
     return [(f"{id}: {', '.join(present_classes(data, id))}", id) for id in study.data.scored("train")]
-
-
-def _png(figure: Figure) -> bytes:
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=100)
-        plt.close(figure)  # else the notebook shows it once more
-        return file.getvalue()

@@ -1,5 +1,6 @@
 """Figures with labelled axes, colour-blind palette. Functions return the figure, none shows it."""
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -32,6 +33,17 @@ def set_style() -> None:
         "axes.spines.right": False,
         "hatch.linewidth": 0.6,
     }
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG for the `value` of a widget; closed, or the notebook would show it once more.
+
+    A figure that is displayed within an Output widget makes papermill wait for ever now and then.
+    """
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=100)
+        plt.close(figure)
+        return file.getvalue()
 
 
 def class_colours(count: int) -> np.ndarray:

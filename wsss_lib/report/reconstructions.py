@@ -6,11 +6,11 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from wsss_lib.artifacts import Artifact
 from wsss_lib.methods.acr import PANELS, pictures
+from wsss_lib.report.plots import png
 from wsss_lib.study.study import Study
 
 TITLES = {
@@ -53,13 +53,13 @@ def page(study: Study, classifier: Artifact) -> widgets.Widget:
     ids = pictures(classifier, count)["ids"].tolist()
     epoch = widgets.IntSlider(value=count, min=1, max=count, description="epoch", continuous_update=False)
     photo = widgets.Dropdown(options=[(id, place) for place, id in enumerate(ids)], description="photo")
+    picture = widgets.Image(format="png")
 
     def show(epoch: int, photo: int) -> None:
-        figure = figure_a6(pictures(classifier, epoch), photo)
-        display(figure)
-        plt.close(figure)  # else the notebook shows it once more
+        picture.value = png(figure_a6(pictures(classifier, epoch), photo))
 
-    return widgets.VBox([epoch, photo, widgets.interactive_output(show, {"epoch": epoch, "photo": photo})])
+    errors = widgets.interactive_output(show, {"epoch": epoch, "photo": photo})
+    return widgets.VBox([epoch, photo, picture, errors])
 
 
 def monitors(histories: Mapping[str, pd.DataFrame]) -> Figure:
