@@ -95,25 +95,24 @@ def test_several_photos_at_once_equal_one_by_one():
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]]).float()
     together = response_maps(CellMeans(8), images, labels, (0.5, 1, 1.5), True, 4)
     assert len(together) == 3
-    for i, (classes, maps) in enumerate(together):
-        [(alone, alone_maps)] = response_maps(
-            CellMeans(8), images[i : i + 1], labels[i : i + 1], (0.5, 1, 1.5), True, 4
-        )
-        np.testing.assert_array_equal(classes, alone)
-        np.testing.assert_allclose(maps, alone_maps, atol=1e-5)
+    for i, found in enumerate(together):
+        [alone] = response_maps(CellMeans(8), images[i : i + 1], labels[i : i + 1], (0.5, 1, 1.5), True, 4)
+        np.testing.assert_array_equal(found.classes, alone.classes)
+        np.testing.assert_allclose(found.maps, alone.maps, atol=1e-5)
 
 
 def test_response_maps_hold_the_present_classes_between_0_and_1():
     images = photos(3, 37, 50)
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]).float()
     found = response_maps(CellMeans(8), images, labels, (1, 0.5), True, 4)
-    assert [classes.tolist() for classes, _ in found] == [[1, 3], [], [2]]
-    for classes, maps in found:
-        assert maps.shape == (len(classes), 10, 13)
-        assert maps.dtype == np.float32
-        assert (maps >= 0).all()
-        np.testing.assert_allclose(maps.max((1, 2), initial=0), 1, atol=1e-4)
-        assert (maps <= 1).all()
+    assert [one.classes.tolist() for one in found] == [[1, 3], [], [2]]
+    for one in found:
+        assert (one.size, one.stride) == ((37, 50), 4)
+        assert one.maps.shape == (len(one.classes), 10, 13)
+        assert one.maps.dtype == np.float32
+        assert (one.maps >= 0).all()
+        np.testing.assert_allclose(one.maps.max((1, 2), initial=0), 1, atol=1e-4)
+        assert (one.maps <= 1).all()
 
 
 def test_response_maps_are_summed_relu_divided_by_their_own_maximum():
@@ -123,28 +122,28 @@ def test_response_maps_are_summed_relu_divided_by_their_own_maximum():
         def class_maps(self, images):
             return super().class_maps(images) - 128
 
-    [(_, maps)] = response_maps(Signed(8), images, torch.ones(1, 3), (1,), False, 8)
+    [found] = response_maps(Signed(8), images, torch.ones(1, 3), (1,), False, 8)
     expected = (CellMeans(8).class_maps(images.float())[0] - 128).clamp(min=0)
     expected /= expected.amax((1, 2), keepdim=True) + 1e-5
-    np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.maps, expected.numpy(), atol=1e-4)
 
 
 def test_photos_without_a_class_and_maps_of_zeros():
     images = photos(2, 20, 20)
-    for classes, maps in response_maps(CellMeans(8), images, torch.zeros(2, 3), (1, 2), True, 4):
-        assert classes.shape == (0,)
-        assert maps.shape == (0, 5, 5)
+    for found in response_maps(CellMeans(8), images, torch.zeros(2, 3), (1, 2), True, 4):
+        assert found.classes.shape == (0,)
+        assert found.maps.shape == (0, 5, 5)
     black = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
-    [(classes, maps)] = response_maps(CellMeans(8), black, torch.ones(1, 3), (1, 2), True, 4)
-    assert classes.tolist() == [1, 2, 3]
-    assert (maps == 0).all()
+    [found] = response_maps(CellMeans(8), black, torch.ones(1, 3), (1, 2), True, 4)
+    assert found.classes.tolist() == [1, 2, 3]
+    assert (found.maps == 0).all()
 
 
 @pytest.mark.parametrize("size", [(1, 9), (9, 1), (6, 7)])
 def test_tiny_photos_survive_small_scales(size):
-    [(_, maps)] = response_maps(CellMeans(8), photos(1, *size), torch.ones(1, 3), (0.25, 1), True, 1)
-    assert maps.shape == (3, *size)
-    assert np.isfinite(maps).all()
+    [found] = response_maps(CellMeans(8), photos(1, *size), torch.ones(1, 3), (0.25, 1), True, 1)
+    assert found.maps.shape == (3, *size)
+    assert np.isfinite(found.maps).all()
 
 
 def test_class_probabilities_are_the_mean_softmax():

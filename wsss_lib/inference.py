@@ -126,7 +126,7 @@ def response_maps(
     flip: bool,
     stride: int,
     rule: MapRule = MAXIMUM,
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[ScoreMaps]:
     """Normalised maps of the present classes: the sum of ReLU(CAM) over all passes, scaled to [0, 1].
 
     Args:
@@ -134,13 +134,14 @@ def response_maps(
             `multi_scale`.
 
     Returns:
-        For each photo its class ids (n,) in 1..C and maps (n, h, w) float32 in [0, 1].
+        For each photo its classes, in 1..C, with maps in float32.
     """
     photo, column = labels.nonzero(as_tuple=True)
     summed = multi_scale(model, images, scales, flip, stride, lambda maps: maps[photo, column].relu())
     scaled = rule.scale(summed).cpu().numpy()
     photo, column = photo.cpu().numpy(), column.cpu().numpy()
-    return [(column[photo == i] + 1, scaled[photo == i]) for i in range(len(images))]
+    size = tuple(images.shape[-2:])
+    return [ScoreMaps(column[photo == i] + 1, scaled[photo == i], size, stride) for i in range(len(images))]
 
 
 def class_probabilities(

@@ -687,9 +687,9 @@ def test_the_preset_paper_does_one_iteration_and_one_inference(tmp_path, capsys)
     start = time.perf_counter()
     scales = study.config.maps.scales
     kept = model.kept().eval()
-    ((classes, maps),) = response_maps(kept, image, batch["label"], scales, True, 1, recipe.maps)
+    (found,) = response_maps(kept, image, batch["label"], scales, True, 1, recipe.maps)
     seconds["inference"] = time.perf_counter() - start
-    assert maps.shape == (len(classes), 375, 500)
+    assert found.maps.shape == (len(found.classes), 375, 500)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with capsys.disabled():
         times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())

@@ -792,9 +792,7 @@ def test_the_papers_step_and_inference_at_full_size(tmp_path, capsys):
         assert (moved > 0) == bool(after[re.sub("^support", "main", name)].requires_grad), name
     photo = torch.from_numpy(study.data.train.image(study.data.train.ids[0])).permute(2, 0, 1)[None]
     start, maps = time.process_time(), study.config.maps
-    ((classes, found),) = response_maps(
-        net.kept().eval(), photo, given["label"], maps.scales, maps.flip, maps.stride
-    )
+    (found,) = response_maps(net.kept().eval(), photo, given["label"], maps.scales, maps.flip, maps.stride)
     inference = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     with capsys.disabled():
@@ -802,6 +800,8 @@ def test_the_papers_step_and_inference_at_full_size(tmp_path, capsys):
             f"\nPSS, preset paper, one photo: step {step:.0f} s of processor, peak {trained_at:.1f} GiB; "
             f"inference of a photo of 375 x 500 {inference:.0f} s, peak {peak:.1f} GiB"
         )
-    assert found.shape == (len(classes), 375, 500)
-    assert (found >= 0).all()
-    assert 0.9 < found.max() <= 1  # divided by the maximum and 1e-5, beside which random maps are not large
+    assert found.maps.shape == (len(found.classes), 375, 500)
+    assert (found.maps >= 0).all()
+    assert (
+        0.9 < found.maps.max() <= 1
+    )  # divided by the maximum and 1e-5, beside which random maps are not large

@@ -418,8 +418,7 @@ def label_maps(study: Study, seed: int, stage: int) -> Artifact:
 
         def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
             present = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(study.device)
-            found = response_maps(model, images, present, (1.0,), False, model.stride, rule)
-            return [ScoreMaps(*pair, tuple(images.shape[-2:]), model.stride) for pair in found]
+            return response_maps(model, images, present, (1.0,), False, model.stride, rule)
 
         write_maps(data, out, title, study.config.maps.batch, study.device, maps)
 

@@ -168,8 +168,7 @@ def class_response_maps(
 
         def maps(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
             labels = torch.stack([torch.from_numpy(data.label(id)) for id in ids]).to(study.device)
-            found = response_maps(model, images, labels, config.scales, config.flip, config.stride, rule)
-            return [ScoreMaps(*pair, tuple(images.shape[-2:]), config.stride) for pair in found]
+            return response_maps(model, images, labels, config.scales, config.flip, config.stride, rule)
 
         write_maps(data, out, title, config.batch, study.device, maps)
 

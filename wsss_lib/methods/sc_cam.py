@@ -16,7 +16,7 @@ that of `paper` is psa's .2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -261,8 +261,8 @@ def sub_category_maps(study: Study, seed: int, rounds: int, ids: Sequence[str]) 
     for id in ids:
         image = photo_tensor(data, id).as_subclass(Tensor)[None].to(study.device)
         label = torch.from_numpy(labels[[data.ids.index(id)]]).to(study.device)
-        ((classes, maps),) = response_maps(finer, image, label, config.scales, config.flip, config.stride)
-        found[id] = ScoreMaps((classes - 1) // count + 1, maps, tuple(image.shape[-2:]), config.stride)
+        (maps,) = response_maps(finer, image, label, config.scales, config.flip, config.stride)
+        found[id] = replace(maps, classes=(maps.classes - 1) // count + 1)
     return found
 
 
