@@ -146,8 +146,8 @@ def response_maps(
 
 def class_probabilities(
     model: nn.Module, images: Tensor, scales: Sequence[float], flip: bool, stride: int
-) -> Tensor:
-    """Probabilities of a segmentation network: (B, 3, H, W) uint8 -> (B, K, h, w).
+) -> list[ScoreMaps]:
+    """Probabilities of a segmentation network, of background and all classes: (B, 3, H, W) uint8 -> B photos.
 
     `model.fusion` says how the passes are put together: "mean of softmax", "mean of logits" or "max of
     logits"; of logits the softmax is taken last, after resizing.
@@ -162,7 +162,9 @@ def class_probabilities(
         torch.maximum if maximum else torch.add,
     )  # fmt: skip
     fused = (fused if maximum else fused / passes).unflatten(0, (len(images), -1))
-    return fused if early else fused.softmax(1)
+    probabilities = (fused if early else fused.softmax(1)).cpu().numpy()
+    classes, size = np.arange(probabilities.shape[1]), tuple(images.shape[-2:])
+    return [ScoreMaps(classes, maps, size, stride) for maps in probabilities]
 
 
 def batches_of_one_size(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from wsss_lib.artifacts import Artifact
@@ -56,9 +55,7 @@ def segment(study: Study, masks: Artifact, split: str = "val") -> Artifact:
         model = load_trained(build(study, origin.seed), net.path).to(study.device)
 
         def probabilities(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-            found = class_probabilities(model, images, config.test_scales, config.test_flip, stride)
-            classes, size = np.arange(found.shape[1]), tuple(images.shape[-2:])
-            return [ScoreMaps(classes, maps.cpu().numpy(), size, stride) for maps in found]
+            return class_probabilities(model, images, config.test_scales, config.test_flip, stride)
 
         write_maps(data, out, title, study.config.maps.batch, study.device, probabilities)
 

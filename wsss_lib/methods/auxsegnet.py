@@ -571,9 +571,7 @@ def segment(study: Study, network: Artifact, split: str = "val") -> Artifact:
         branch = reading(model, partial(model.task_maps, task="seg"), fusion="mean of softmax")
 
         def probabilities(images: Tensor, ids: list[str]) -> list[ScoreMaps]:
-            found = class_probabilities(branch, images, section.test_scales, section.test_flip, stride)
-            classes, size = np.arange(found.shape[1]), tuple(images.shape[-2:])
-            return [ScoreMaps(classes, maps.cpu().numpy(), size, stride) for maps in found]
+            return class_probabilities(branch, images, section.test_scales, section.test_flip, stride)
 
         write_maps(data, out, title, study.config.maps.batch, study.device, probabilities)
 
