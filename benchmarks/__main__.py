@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import crf, growth, inference, loading, processes, pss, random_walk
+from benchmarks import crf, growth, inference, loading, notebooks, processes, pss, random_walk
 from benchmarks.measuring import markdown
 from wsss_lib.runtime.cache import environment
 from wsss_lib.runtime.files import save_atomically
 
 TABLE = Path(__file__).parents[1] / "results" / "benchmarks.md"
-BENCHMARKS = (random_walk, inference, crf, processes, loading, pss, growth)
+BENCHMARKS = (random_walk, inference, crf, processes, loading, pss, growth, notebooks)
 
 
 def machine() -> str:
