@@ -46,7 +46,9 @@ def prepare(variant: str, size: tuple[int, int]) -> Callable[[], list[np.ndarray
     one_by_one(model, images[:1], labels[:1])  # loads what torch loads late
     if variant == "one by one":
         return lambda: one_by_one(model, images, labels)
-    return lambda: [m for _, m in response_maps(model, images, labels, MAPS.scales, True, MAPS.stride)]
+    return lambda: [
+        found.maps for found in response_maps(model, images, labels, MAPS.scales, True, MAPS.stride)
+    ]
 
 
 def rows(rounds: int = ROUNDS) -> list[Row]:
