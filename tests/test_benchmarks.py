@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from benchmarks import inference
 from benchmarks.measuring import Row, compare, markdown, peaks, ratio, seconds_of
 
 
@@ -38,3 +39,9 @@ def test_a_ratio_is_the_median_of_paired_rounds():
     header, _, line = markdown([row]).splitlines()
     assert header.count("|") == line.count("|")
     assert "| 8 | 1 | **4** [1, 9] | 500 | – | same |" in line
+
+
+def test_both_variants_of_inference_make_the_same_maps():
+    one_by_one, together = (inference.prepare(variant, (48, 64))() for variant in ("one by one", "batch"))
+    for expected, found in zip(one_by_one, together, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
