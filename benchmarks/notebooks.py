@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.measuring import Row, compare, seconds_of
 
-ROUNDS = 1  # of seven minutes
+ROUNDS = 1  # of minutes, where others take seconds
 JOBS = (1, 2)
 
 

@@ -802,6 +802,5 @@ def test_the_papers_step_and_inference_at_full_size(tmp_path, capsys):
         )
     assert found.maps.shape == (len(found.classes), 375, 500)
     assert (found.maps >= 0).all()
-    assert (
-        0.9 < found.maps.max() <= 1
-    )  # divided by the maximum and 1e-5, beside which random maps are not large
+    # divided by the maximum and 1e-5, beside which random maps are not large
+    assert 0.9 < found.maps.max() <= 1
