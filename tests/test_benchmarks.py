@@ -4,6 +4,7 @@ import os
 import time
 
 import numpy as np
+import pytest
 
 from benchmarks import inference
 from benchmarks.measuring import Row, compare, markdown, peaks, ratio, seconds_of
@@ -20,6 +21,7 @@ def prepare(megabytes: int, seconds: float):
     return work
 
 
+@pytest.mark.whole
 def test_variants_run_in_turn_apart_and_with_their_own_peaks():
     runs = compare(prepare, [(100, 0.2), (20, 0.05)], rounds=2)
     (a, b), (c, d) = runs

@@ -592,6 +592,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.whole
 def test_a_study_trains_it_and_scores_its_min_max_maps(tmp_path):
     study = Study("smoke", cache=tmp_path, results=tmp_path / "results", overrides=SMALL)
     maps = study.response_maps("acr", 0)

@@ -301,6 +301,7 @@ KILLS = (
 )
 
 
+@pytest.mark.whole
 def test_killed_between_and_within_stages_it_ends_with_the_same_bytes(whole, tmp_path, monkeypatch):
     """Killed at the n-th call of a function, again and again, each time with more done than before."""
     there = 0
@@ -501,6 +502,7 @@ def test_the_cams_classifier_must_be_linear(tmp_path):
 # --- real sizes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs ../shared/data/coco128 beside the checkout")
 def test_the_path_of_coco_runs_with_81_classes(tmp_path):
     """From COCO's photos and polygons to a table; its numbers mean nothing."""

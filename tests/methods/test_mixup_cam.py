@@ -309,6 +309,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.whole
 def test_a_study_trains_it_like_the_baseline_with_its_own_key(tmp_path, monkeypatch):
     study = Study("smoke", cache=tmp_path, results=tmp_path / "results", overrides=SMALL)
     maps = study.response_maps("mixup_cam", 0)

@@ -735,6 +735,7 @@ def test_watched_examples_are_the_same_pictures(tmp_path):
         }
 
 
+@pytest.mark.whole
 def test_a_study_trains_it_with_a_key_of_its_own(tmp_path, monkeypatch):
     study = Study("smoke", cache=tmp_path, results=tmp_path / "results", overrides=SMALL)
     maps = study.response_maps("pss", 0)

@@ -276,6 +276,7 @@ def test_affinity_net_takes_conv4_conv5_and_conv6():
         assert net(torch.randn(1, 3, 60, 75)).shape == (1, 34, 8, 10)
 
 
+@pytest.mark.whole
 def test_the_whole_network_takes_a_step_of_psa_and_gives_maps():
     """At full width: finite loss, gradients where they belong, frozen layers untouched."""
     torch.manual_seed(0)

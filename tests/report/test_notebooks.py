@@ -29,7 +29,7 @@ def registered_toy(folder: Path) -> dict[str, str]:
 def reproduce(folder: Path) -> str:
     done = subprocess.run(
         [
-            sys.executable, "-m", "wsss_lib.report.reproduce", "--preset", "smoke",
+            sys.executable, "-m", "wsss_lib.report.reproduce", "--preset", "smoke", "--jobs", "2",
             "--cache", str(folder / "cache"), "--results", str(folder / "results"),
         ],
         cwd=REPOSITORY, capture_output=True, text=True, check=False, env=registered_toy(folder),

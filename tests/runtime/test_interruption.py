@@ -127,7 +127,8 @@ def moments(folder: Path) -> list[tuple[str, int, float]]:
         records = list(stages.values())[place]
         count = sum(path.is_file() for record in records for path in record.parent.rglob("*"))
         seconds = sum(json.loads(record.read_text())["seconds"] for record in records)
-        plan.append((place, draw.randrange(count), draw.uniform(0, seconds / count)))
+        # not the last two files: where the first run was slower, the next file ends the wait, not the seconds
+        plan.append((place, draw.randrange(max(count - 2, 1)), draw.uniform(0, seconds / count)))
     return [(list(stages)[place], count, seconds) for place, count, seconds in sorted(plan)]
 
 
